@@ -1,0 +1,41 @@
+//! Generates Rust from the protocols under `proto/`, without a `protoc`.
+
+use std::path::Path;
+
+const PROTOCOLS: [&str; 6] = [
+    "buildbarn/buildqueuestate.proto",
+    "buildbarn/cas.proto",
+    "buildbarn/remoteworker.proto",
+    "buildbarn/resourceusage.proto",
+    "buildbarn/runner.proto",
+    "hayloft/runner.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let root = Path::new("proto");
+    let descriptors = protox::compile(PROTOCOLS, [root, &root.join("stub")])?;
+    // Everything the protocols import is the bazel-remote-apis crate's, so that
+    // an ExecuteResponse is one type wherever it travels.
+    let google = "::bazel_remote_apis::google";
+    let mut messages = tonic_prost_build::Config::new();
+    // Any carries a message's full name.
+    messages.enable_type_names();
+    tonic_prost_build::configure()
+        .extern_path(
+            ".build.bazel.remote.execution.v2",
+            "::bazel_remote_apis::build::bazel::remote::execution::v2",
+        )
+        .extern_path(".google.rpc", format!("{google}::rpc"))
+        .extern_path(".google.protobuf.Any", format!("{google}::protobuf::Any"))
+        .extern_path(
+            ".google.protobuf.Duration",
+            format!("{google}::protobuf::Duration"),
+        )
+        .extern_path(
+            ".google.protobuf.Timestamp",
+            format!("{google}::protobuf::Timestamp"),
+        )
+        .compile_fds_with_config(descriptors, messages)?;
+    Ok(())
+}

@@ -1,0 +1,444 @@
+//! Digests: which function, the hash's bytes, the blob's size.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::Digest as _;
+
+use crate::wire::rev2;
+
+/// A hash function of REv2 `DigestFunction.Value` that this project computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum DigestFunction {
+    /// SHA-256, the default of every client.
+    Sha256 = 1,
+    /// SHA-1.
+    Sha1 = 2,
+    /// MD5.
+    Md5 = 3,
+    /// SHA-384.
+    Sha384 = 5,
+    /// SHA-512.
+    Sha512 = 6,
+}
+
+impl DigestFunction {
+    /// Every function, in the order of preference that capabilities announce.
+    pub const ALL: [Self; 5] = [
+        Self::Sha256,
+        Self::Sha1,
+        Self::Md5,
+        Self::Sha384,
+        Self::Sha512,
+    ];
+
+    /// Length of its hash, in bytes.
+    #[must_use]
+    pub const fn hash_length(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha1 => 20,
+            Self::Md5 => 16,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+
+    /// Its name in lower case, as resource names and file names spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha1 => "sha1",
+            Self::Md5 => "md5",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// The value REv2 messages carry.
+    #[must_use]
+    pub const fn to_wire(self) -> i32 {
+        self as i32
+    }
+
+    /// The function a message names; where it names none (0), the one whose hash
+    /// has the length of `hash` (REv2: clients older than 2.3 leave it out).
+    ///
+    /// # Errors
+    /// The number is not a function computed here, or no function has such hashes.
+    pub fn from_wire(value: i32, hash: &str) -> Result<Self, DigestError> {
+        let found = if value == 0 {
+            Self::ALL
+                .into_iter()
+                .find(|function| function.hash_length() * 2 == hash.len())
+        } else {
+            Self::ALL
+                .into_iter()
+                .find(|function| function.to_wire() == value)
+        };
+        found.ok_or_else(|| DigestError::Function {
+            value,
+            hash: shorten(hash),
+        })
+    }
+}
+
+impl fmt::Display for DigestFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A blob's name: function, hash and size in bytes. 80 bytes, `Copy`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest {
+    // Bytes past the function's hash length are zero, so that the derived
+    // comparisons are right.
+    hash: [u8; 64],
+    size: u64,
+    function: DigestFunction,
+}
+
+/// Why a message's digest names no blob.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DigestError {
+    /// The message has no digest where one is needed.
+    #[error("digest is missing")]
+    Missing,
+    /// Neither the number nor the hash's length gives a known function.
+    #[error("digest function {value} is not supported for hash {hash:?}")]
+    Function {
+        /// The number the message carried.
+        value: i32,
+        /// The hash, shortened when overlong.
+        hash: String,
+    },
+    /// The hash is not lower-case hexadecimal of the function's length.
+    #[error("{hash:?} is not a {function} hash: expected {} lower-case hexadecimal digits", .function.hash_length() * 2)]
+    Hash {
+        /// The function it should have been of.
+        function: DigestFunction,
+        /// The hash, shortened when overlong.
+        hash: String,
+    },
+    /// The size is negative.
+    #[error("digest {hash} has the negative size {size}")]
+    Size {
+        /// The hash.
+        hash: String,
+        /// The size the message carried.
+        size: i64,
+    },
+    /// Text that is not `hash-size` or `hash/size`.
+    #[error("{0:?} is not of the form HASH-SIZE")]
+    Form(String),
+}
+
+/// Keeps a foreign string short enough for an error message.
+fn shorten(text: &str) -> String {
+    text.chars().take(160).collect()
+}
+
+impl Digest {
+    /// A digest from its parts.
+    ///
+    /// # Errors
+    /// `hash` is not lower-case hexadecimal of the function's length.
+    pub fn new(function: DigestFunction, hash: &str, size: u64) -> Result<Self, DigestError> {
+        let invalid = || DigestError::Hash {
+            function,
+            hash: shorten(hash),
+        };
+        if hash.len() != function.hash_length() * 2 {
+            return Err(invalid());
+        }
+        let mut bytes = [0; 64];
+        for (byte, pair) in bytes.iter_mut().zip(hash.as_bytes().chunks_exact(2)) {
+            *byte = match (nibble(pair[0]), nibble(pair[1])) {
+                (Some(high), Some(low)) => high << 4 | low,
+                _ => return Err(invalid()),
+            };
+        }
+        Ok(Self {
+            hash: bytes,
+            size,
+            function,
+        })
+    }
+
+    /// The digest of a message, under the given function.
+    ///
+    /// # Errors
+    /// See [`DigestError`].
+    pub fn from_wire(
+        function: DigestFunction,
+        digest: Option<&rev2::Digest>,
+    ) -> Result<Self, DigestError> {
+        let digest = digest.ok_or(DigestError::Missing)?;
+        let size = u64::try_from(digest.size_bytes).map_err(|_| DigestError::Size {
+            hash: shorten(&digest.hash),
+            size: digest.size_bytes,
+        })?;
+        Self::new(function, &digest.hash, size)
+    }
+
+    /// The REv2 message. Sizes above `i64::MAX` cannot occur: they came from one.
+    #[must_use]
+    pub fn to_wire(&self) -> rev2::Digest {
+        rev2::Digest {
+            hash: self.hash(),
+            size_bytes: i64::try_from(self.size).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// The digest of these bytes.
+    #[must_use]
+    pub fn of(function: DigestFunction, bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::new(function);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// Its function.
+    #[must_use]
+    pub const fn function(&self) -> DigestFunction {
+        self.function
+    }
+
+    /// The blob's size, in bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The hash's bytes.
+    #[must_use]
+    pub fn hash_bytes(&self) -> &[u8] {
+        &self.hash[..self.function.hash_length()]
+    }
+
+    /// The hash in lower-case hexadecimal.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = String::with_capacity(self.function.hash_length() * 2);
+        for byte in self.hash_bytes() {
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        text
+    }
+
+    /// Parses `HASH-SIZE`, the inverse of [`fmt::Display`], inferring the
+    /// function from the hash's length.
+    ///
+    /// # Errors
+    /// See [`DigestError`].
+    fn parse(text: &str) -> Result<Self, DigestError> {
+        let (hash, size) = text
+            .rsplit_once(['-', '/'])
+            .ok_or_else(|| DigestError::Form(shorten(text)))?;
+        let size = size.parse().map_err(|_| DigestError::Form(shorten(text)))?;
+        Self::new(DigestFunction::from_wire(0, hash)?, hash, size)
+    }
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.hash(), self.size)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{self}", self.function)
+    }
+}
+
+/// Computes the digest of bytes that come in pieces.
+#[derive(Clone)]
+pub struct Hasher {
+    state: State,
+    size: u64,
+}
+
+#[derive(Clone)]
+enum State {
+    Sha256(sha2::Sha256),
+    Sha1(sha1::Sha1),
+    Md5(md5::Md5),
+    Sha384(sha2::Sha384),
+    Sha512(sha2::Sha512),
+}
+
+impl Hasher {
+    /// A hasher that has seen nothing.
+    #[must_use]
+    pub fn new(function: DigestFunction) -> Self {
+        let state = match function {
+            DigestFunction::Sha256 => State::Sha256(sha2::Sha256::new()),
+            DigestFunction::Sha1 => State::Sha1(sha1::Sha1::new()),
+            DigestFunction::Md5 => State::Md5(md5::Md5::new()),
+            DigestFunction::Sha384 => State::Sha384(sha2::Sha384::new()),
+            DigestFunction::Sha512 => State::Sha512(sha2::Sha512::new()),
+        };
+        Self { state, size: 0 }
+    }
+
+    /// Takes the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.size += bytes.len() as u64;
+        match &mut self.state {
+            State::Sha256(state) => state.update(bytes),
+            State::Sha1(state) => state.update(bytes),
+            State::Md5(state) => state.update(bytes),
+            State::Sha384(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+        }
+    }
+
+    /// The digest of all that was taken.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        let mut hash = [0; 64];
+        let mut put = |bytes: &[u8]| hash[..bytes.len()].copy_from_slice(bytes);
+        let function = match self.state {
+            State::Sha256(state) => {
+                put(&state.finalize());
+                DigestFunction::Sha256
+            }
+            State::Sha1(state) => {
+                put(&state.finalize());
+                DigestFunction::Sha1
+            }
+            State::Md5(state) => {
+                put(&state.finalize());
+                DigestFunction::Md5
+            }
+            State::Sha384(state) => {
+                put(&state.finalize());
+                DigestFunction::Sha384
+            }
+            State::Sha512(state) => {
+                put(&state.finalize());
+                DigestFunction::Sha512
+            }
+        };
+        Digest {
+            hash,
+            size: self.size,
+            function,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn the_empty_blob_has_its_known_digests() {
+        let empty = |function| Digest::of(function, b"").hash();
+        assert_eq!(empty(DigestFunction::Sha256), EMPTY_SHA256);
+        assert_eq!(
+            empty(DigestFunction::Sha1),
+            "da39a3ee5e6b4b0d3255bfef95601890afd80709"
+        );
+        assert_eq!(
+            empty(DigestFunction::Md5),
+            "d41d8cd98f00b204e9800998ecf8427e"
+        );
+        assert!(empty(DigestFunction::Sha384).starts_with("38b060a751ac9638"));
+        assert!(empty(DigestFunction::Sha512).starts_with("cf83e1357eefb8bd"));
+    }
+
+    #[test]
+    fn the_function_is_inferred_from_the_hash_length_when_absent() {
+        for function in DigestFunction::ALL {
+            let hash = "0".repeat(function.hash_length() * 2);
+            assert_eq!(DigestFunction::from_wire(0, &hash), Ok(function));
+            assert_eq!(
+                DigestFunction::from_wire(function.to_wire(), ""),
+                Ok(function)
+            );
+        }
+        assert!(DigestFunction::from_wire(0, "00").is_err());
+        assert!(DigestFunction::from_wire(99, EMPTY_SHA256).is_err());
+    }
+
+    #[test]
+    fn a_digest_that_is_not_lower_case_hexadecimal_of_the_right_length_is_refused() {
+        let refuse = |hash: &str| {
+            assert!(matches!(
+                Digest::new(DigestFunction::Sha256, hash, 0),
+                Err(DigestError::Hash { .. })
+            ));
+        };
+        refuse("");
+        refuse(&EMPTY_SHA256[1..]);
+        refuse(&EMPTY_SHA256.to_uppercase());
+        refuse(&EMPTY_SHA256.replace('e', "/"));
+        refuse(&"é".repeat(32));
+    }
+
+    #[test]
+    fn a_negative_size_and_a_missing_digest_are_refused() {
+        let wire = rev2::Digest {
+            hash: EMPTY_SHA256.into(),
+            size_bytes: -1,
+        };
+        assert!(matches!(
+            Digest::from_wire(DigestFunction::Sha256, Some(&wire)),
+            Err(DigestError::Size { size: -1, .. })
+        ));
+        assert_eq!(
+            Digest::from_wire(DigestFunction::Sha256, None),
+            Err(DigestError::Missing)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn wire_and_text_round_trip(bytes in prop::collection::vec(any::<u8>(), 0..300), f in 0..5usize) {
+            let digest = Digest::of(DigestFunction::ALL[f], &bytes);
+            prop_assert_eq!(digest.size(), bytes.len() as u64);
+            prop_assert_eq!(Digest::from_wire(digest.function(), Some(&digest.to_wire())), Ok(digest));
+            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+        }
+
+        #[test]
+        fn pieces_hash_as_the_whole(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 0..300usize) {
+            let cut = cut.min(bytes.len());
+            let mut hasher = Hasher::new(DigestFunction::Sha256);
+            hasher.update(&bytes[..cut]);
+            hasher.update(&bytes[cut..]);
+            prop_assert_eq!(hasher.finish(), Digest::of(DigestFunction::Sha256, &bytes));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".{0,200}") {
+            let _ = text.parse::<Digest>();
+        }
+    }
+}
