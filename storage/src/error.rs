@@ -1,0 +1,80 @@
+//! What can go wrong with storage, and the gRPC status it becomes.
+
+use std::io;
+use std::path::PathBuf;
+
+use proto::Digest;
+use tonic::{Code, Status};
+
+/// A failure of a store or of the way to one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The blob is not there.
+    #[error("blob {0} is not in the content addressable storage")]
+    NotFound(Digest),
+    /// A read begins beyond the blob's end.
+    #[error("offset {offset} is beyond the end of blob {digest}")]
+    OutOfRange {
+        /// The blob.
+        digest: Digest,
+        /// Where the read was to begin.
+        offset: u64,
+    },
+    /// Bytes are not those the digest names.
+    #[error("bytes do not match their digest: expected {expected}, got {actual}")]
+    Corrupt {
+        /// What was asked for or announced.
+        expected: Digest,
+        /// What the bytes have.
+        actual: Digest,
+    },
+    /// The bytes ended early or ran on beyond the size in the digest.
+    #[error("blob {digest} has {actual} bytes")]
+    Size {
+        /// The blob, with the size expected.
+        digest: Digest,
+        /// How many bytes came.
+        actual: u64,
+    },
+    /// The store may not grow further.
+    #[error("no room for blob {digest}: the store is limited to {limit} bytes")]
+    Full {
+        /// The blob.
+        digest: Digest,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// A file of the embedded store failed.
+    #[error("{operation} {path}: {source}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The embedded database failed.
+    #[error("action cache database: {0}")]
+    Database(String),
+    /// A remote storage answered with an error.
+    #[error("storage: {0}")]
+    Remote(Status),
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::NotFound(_) => Code::NotFound,
+            Error::OutOfRange { .. } => Code::OutOfRange,
+            Error::Corrupt { .. } | Error::Size { .. } => Code::InvalidArgument,
+            Error::Full { .. } => Code::ResourceExhausted,
+            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Code::ResourceExhausted
+            }
+            Error::File { .. } | Error::Database(_) => Code::Internal,
+            Error::Remote(status) => return status.clone(),
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,105 @@
+//! The traits behind which all storage stands.
+//!
+//! A [`BlobStore`] is REv2's ContentAddressableStorage and ByteStream, an
+//! [`ActionCache`] its ActionCache, both in the project's own types. The embedded
+//! store, the client of a foreign storage and the fakes of tests implement them;
+//! services, worker and scheduler know only them.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use proto::wire::rev2::ActionResult;
+use proto::{Digest, InstanceName};
+
+use crate::error::Error;
+
+/// A blob's bytes in pieces, in order. Whoever consumes the stream need not check
+/// them against the digest: a stream ends with [`Error::Corrupt`] instead of its
+/// natural end when they do not match and it was read from its start to its end.
+pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
+
+/// Blobs by digest, apart for each instance name where the implementation keeps
+/// tenants apart. The empty blob is always there.
+#[async_trait]
+pub trait BlobStore: Send + Sync + 'static {
+    /// Which of these blobs are absent, each once, in the order given. Blobs that
+    /// are present count as just used.
+    ///
+    /// # Errors
+    /// The storage cannot be asked.
+    async fn find_missing(
+        &self,
+        instance: &InstanceName,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, Error>;
+
+    /// The bytes from `offset` on, at most `limit` of them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::OutOfRange`] when `offset` lies beyond the end.
+    async fn read(
+        &self,
+        instance: &InstanceName,
+        digest: Digest,
+        offset: u64,
+        limit: Option<u64>,
+    ) -> Result<ByteStream, Error>;
+
+    /// Whole small blobs, one result each, in the order given. Implementations
+    /// split what exceeds their message size; a blob larger than that is read as
+    /// a stream by them.
+    ///
+    /// # Errors
+    /// The storage cannot be asked at all.
+    async fn read_batch(
+        &self,
+        instance: &InstanceName,
+        digests: &[Digest],
+    ) -> Result<Vec<Result<Bytes, Error>>, Error>;
+
+    /// Stores a blob. Durable in the storage's own sense when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the bytes are not the digest's, [`Error::Full`].
+    async fn write(
+        &self,
+        instance: &InstanceName,
+        digest: Digest,
+        bytes: ByteStream,
+    ) -> Result<(), Error>;
+
+    /// Stores small blobs, one result each, in the order given.
+    ///
+    /// # Errors
+    /// The storage cannot be asked at all.
+    async fn write_batch(
+        &self,
+        instance: &InstanceName,
+        blobs: Vec<(Digest, Bytes)>,
+    ) -> Result<Vec<Result<(), Error>>, Error>;
+}
+
+/// Results by action digest.
+#[async_trait]
+pub trait ActionCache: Send + Sync + 'static {
+    /// The result of an action; none when there is none, or its outputs are gone.
+    ///
+    /// # Errors
+    /// The cache cannot be asked.
+    async fn get(
+        &self,
+        instance: &InstanceName,
+        action: Digest,
+    ) -> Result<Option<ActionResult>, Error>;
+
+    /// Sets the result of an action, over any earlier one.
+    ///
+    /// # Errors
+    /// The cache cannot be written.
+    async fn update(
+        &self,
+        instance: &InstanceName,
+        action: Digest,
+        result: ActionResult,
+    ) -> Result<(), Error>;
+}
