@@ -1,1 +1,32 @@
-//! daemon
+//! What every program of Hayloft needs to be a daemon.
+//!
+//! A program's `main` calls [`start`] before anything else, reads its
+//! configuration with [`config::load`], makes a [`Shutdown`] that its signals
+//! trigger, [`listen`]s, [`serve`]s gRPC until it is told to stop, and reaches
+//! its peers through [`connect`].
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod config;
+pub mod connection;
+pub mod error;
+pub mod listener;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use address::Address;
+pub use connection::connect;
+pub use error::Error;
+pub use listener::{Listener, listen};
+pub use server::serve;
+pub use shutdown::Shutdown;
+
+/// Takes what the process was given at its start: descriptors of listening
+/// sockets, and the log filter. Call it once, first thing in `main`, while there
+/// is only one thread.
+pub fn start() {
+    listener::take_inherited();
+    telemetry::start();
+}

@@ -1,0 +1,57 @@
+//! What can keep a daemon from running.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::Address;
+
+/// A failure to start or to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration file cannot be read.
+    #[error("cannot read configuration {path}: {source}")]
+    ConfigRead {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The configuration file is not TOML, or not JSON where its name ends so.
+    #[error("configuration {path}: {reason}")]
+    ConfigSyntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        reason: String,
+    },
+    /// A key is unknown, missing or of the wrong type.
+    #[error("configuration {path}: at {key}: {reason}")]
+    ConfigValue {
+        /// The file.
+        path: PathBuf,
+        /// The key's place, as `runners[0].endpoint`.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: Address,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// `fd:N` names no listening socket that the process inherited.
+    #[error("no listening socket was passed to this process as descriptor {0}")]
+    NotInherited(usize),
+    /// An address that can only be listened on, or only be connected to.
+    #[error("{0} cannot be connected to")]
+    NotConnectable(Address),
+    /// A signal handler cannot be installed.
+    #[error("cannot handle signals: {0}")]
+    Signals(io::Error),
+    /// The gRPC server failed.
+    #[error("server: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
