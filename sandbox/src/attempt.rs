@@ -1,0 +1,185 @@
+//! Trying what the host allows, in a child that is thrown away.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, getegid, geteuid, pipe};
+
+use crate::sys;
+
+/// In place of an errno: what it rests on failed before.
+pub(crate) const NOT_REACHED: i32 = -1;
+
+/// What root mode uses, with their numbers (`capabilities(7)`).
+pub(crate) const ROOT_CAPABILITIES: [(u32, &str); 7] = [
+    (1, "CAP_DAC_OVERRIDE"),
+    (2, "CAP_DAC_READ_SEARCH"),
+    (3, "CAP_FOWNER"),
+    (5, "CAP_KILL"),
+    (6, "CAP_SETGID"),
+    (7, "CAP_SETUID"),
+    (21, "CAP_SYS_ADMIN"),
+];
+
+/// Each an errno, 0 when it worked, or [`NOT_REACHED`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attempts {
+    pub(crate) user: i32,
+    pub(crate) mount: i32,
+    pub(crate) pid: i32,
+    pub(crate) ipc: i32,
+    pub(crate) uts: i32,
+    pub(crate) network: i32,
+    pub(crate) mount_calls: i32,
+    pub(crate) proc: i32,
+    pub(crate) seccomp: i32,
+    pub(crate) landlock: i32,
+    pub(crate) landlock_abi: i32,
+    /// The effective set of this process.
+    pub(crate) capabilities: u64,
+}
+
+const RESULTS: usize = 10;
+
+/// Tries everything.
+pub(crate) fn run() -> io::Result<Attempts> {
+    let (read_end, write_end) = pipe()?;
+    // SAFETY: the process has one thread (the callers' contract), so the child
+    // may do anything.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            drop(read_end);
+            let mut results = [NOT_REACHED; RESULTS];
+            attempt_all(&mut results);
+            let bytes: Vec<u8> = results.iter().flat_map(|r| r.to_le_bytes()).collect();
+            let written = File::from(write_end).write_all(&bytes);
+            sys::exit_now(i32::from(written.is_err()))
+        }
+        ForkResult::Parent { child } => {
+            drop(write_end);
+            let mut bytes = Vec::new();
+            let read = File::from(read_end).read_to_end(&mut bytes);
+            waitpid(child, None)?;
+            read?;
+            let mut results = [NOT_REACHED; RESULTS];
+            if bytes.len() != RESULTS * 4 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            for (result, chunk) in results.iter_mut().zip(bytes.chunks_exact(4)) {
+                *result = i32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+            }
+            let [
+                user,
+                mount,
+                pid,
+                ipc,
+                uts,
+                network,
+                mount_calls,
+                proc,
+                seccomp,
+                landlock,
+            ] = results;
+            Ok(Attempts {
+                user,
+                mount,
+                pid,
+                ipc,
+                uts,
+                network,
+                mount_calls,
+                proc,
+                seccomp,
+                landlock,
+                landlock_abi: sys::landlock_abi(),
+                capabilities: sys::capabilities()?.effective,
+            })
+        }
+    }
+}
+
+fn errno_of<T>(result: nix::Result<T>) -> i32 {
+    result.err().map_or(0, |errno| errno as i32)
+}
+
+/// In the child: fills in what it can.
+fn attempt_all(results: &mut [i32; RESULTS]) {
+    results[8] = in_child(|| {
+        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+        crate::seccomp::program().map_or(Err(Errno::EINVAL), |program| sys::set_seccomp(&program))
+    });
+    results[9] = in_child(|| {
+        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+        crate::landlock::forbid_all_files()
+    });
+    results[0] = errno_of(own_user_namespace());
+    if results[0] != 0 {
+        return;
+    }
+    results[1] = errno_of(unshare(CloneFlags::CLONE_NEWNS));
+    results[2] = errno_of(unshare(CloneFlags::CLONE_NEWPID));
+    results[3] = errno_of(unshare(CloneFlags::CLONE_NEWIPC));
+    results[4] = errno_of(unshare(CloneFlags::CLONE_NEWUTS));
+    results[5] = errno_of(unshare(CloneFlags::CLONE_NEWNET).and_then(|()| sys::bring_up(c"lo")));
+    if results[1] == 0 {
+        results[6] = errno_of(mount_calls());
+        if results[2] == 0 {
+            // The first child is the new pid namespace's init.
+            results[7] = in_child(|| {
+                let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+                mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
+            });
+        }
+    }
+}
+
+/// A new user namespace in which the own ids are mapped to themselves.
+pub(crate) fn own_user_namespace() -> nix::Result<()> {
+    let (uid, gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    let write = |path: &str, text: String| {
+        std::fs::write(path, text).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+    };
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+}
+
+fn mount_calls() -> nix::Result<()> {
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), "/proc", Some("tmpfs"), flags, None::<&str>)
+        .and_then(|()| nix::mount::umount("/proc"))?;
+    let root = nix::fcntl::open(
+        "/",
+        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    use std::os::fd::AsFd;
+    let tree = sys::clone_tree(root.as_fd(), c"usr")?;
+    sys::mount_setattr(tree.as_fd(), sys::READ_ONLY | sys::NO_SUID, 0, true)?;
+    sys::move_mount(tree.as_fd(), root.as_fd(), c"usr")
+}
+
+fn in_child(attempt: impl FnOnce() -> nix::Result<()>) -> i32 {
+    // SAFETY: this process was forked from one with a single thread.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => sys::exit_now(errno_of(attempt())),
+        Ok(ForkResult::Parent { child }) => exit_code(child),
+        Err(errno) => errno as i32,
+    }
+}
+
+fn exit_code(child: Pid) -> i32 {
+    match waitpid(child, None) {
+        Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => code,
+        Ok(_) => NOT_REACHED,
+        Err(errno) => errno as i32,
+    }
+}

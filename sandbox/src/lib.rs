@@ -1,0 +1,36 @@
+//! Sandboxes for the commands of actions.
+//!
+//! [`Policy`] (what is wanted) and [`Probe`] (what the host has) become a
+//! [`Plan`] (an ordered list of steps) or a [`Refusal`]. [`split`] cuts the
+//! process in two: the *launcher* half (the parent: single-threaded, without
+//! network, holds whatever privilege there is, makes and reaps sandboxes) and
+//! the *service* half (the child: no privilege at all, may do what it likes
+//! with threads and sockets), which asks the launcher through a [`Client`].
+//!
+//! ```text
+//!  service half ── Request ──► launcher ── clone ──► init (pid 1 of a sandbox, made ahead)
+//!               ◄── Reply ───            ◄─ report ─   └─ the command
+//! ```
+
+mod attempt;
+mod client;
+mod landlock;
+mod message;
+mod plan;
+mod policy;
+mod probe;
+mod run_request;
+mod seccomp;
+mod split;
+mod sys;
+mod wire;
+
+pub use client::{Client, ClientError, Frame};
+pub use message::{
+    Done, End, Failure, FailureKind, MessageError, PATH_BYTES, RUN_BYTES, Reply, Request, Usage,
+};
+pub use plan::{Held, Phase, Plan, Refusal, Step};
+pub use policy::{HostIds, Limits, Need, Policy, Protection, Root};
+pub use probe::{Feature, Finding, Probe};
+pub use run_request::RunRequest;
+pub use split::{Config, Error, ServiceHalf, split};

@@ -1,0 +1,577 @@
+//! Policy and probe become a plan: an ordered list of steps, plain data.
+//!
+//! The launcher carries out the steps of [`Phase::Start`] once, a warm sandbox
+//! those of [`Phase::Prepare`], the sandbox that gets a command those of
+//! [`Phase::Request`], and the process that becomes the command those of
+//! [`Phase::Command`]. What fails is reported as the step and its `errno`.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::policy::{HostIds, Limits, Need, Policy, Protection, Root};
+use crate::probe::{Feature, Probe};
+
+/// Whether a protection holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub protection: Protection,
+    /// Whether commands have it.
+    pub held: bool,
+    /// Why (not), for people.
+    pub why: String,
+    /// What to do to get it; empty when held.
+    pub remedy: String,
+}
+
+/// Nothing may start: what is wanted cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The host lacks what a required protection rests on.
+    #[error("{protection} is required but cannot be had: {why}; {remedy}")]
+    Missing {
+        /// Which protection.
+        protection: Protection,
+        /// What is missing.
+        why: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// A protection that the sandbox is made of was switched off.
+    #[error("{0} cannot be switched off: the sandbox is made of it")]
+    Structural(Protection),
+    /// One protection rests on another that was switched off.
+    #[error("{protection} needs {needs}, which is off; switch both off or none")]
+    Depends {
+        /// Which protection.
+        protection: Protection,
+        /// What it rests on.
+        needs: Protection,
+    },
+    /// The host lacks something no sandbox can do without.
+    #[error("the sandbox needs {feature}: {why}; {remedy}")]
+    Host {
+        /// What is missing.
+        feature: Feature,
+        /// Why it is.
+        why: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// The policy makes no sense in itself.
+    #[error("{0}")]
+    Policy(&'static str),
+}
+
+/// When a step is carried out, and by which process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Once, by the launcher.
+    Start,
+    /// Ahead, for and by the init of each sandbox.
+    Prepare,
+    /// When a command comes, by init.
+    Request,
+    /// By the process that becomes the command.
+    Command,
+}
+
+impl Phase {
+    /// In the order in which they come.
+    pub const ALL: [Self; 4] = [Self::Start, Self::Prepare, Self::Request, Self::Command];
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Prepare => "prepare",
+            Self::Request => "request",
+            Self::Command => "command",
+        })
+    }
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The launcher's own user namespace, its uid mapped to itself.
+    LauncherUserNamespace,
+    /// The launcher's own mount namespace, with nothing but what sandboxes are made from.
+    LauncherRoot,
+    /// Show a host directory read-only in the base root.
+    BindReadOnly(PathBuf),
+    /// Reproduce a host symbolic link in the base root.
+    CopySymlink(PathBuf),
+    /// The neutral part of `/etc`, with passwd and group that name this id.
+    NeutralEtc {
+        /// Inner uid and gid.
+        id: u32,
+    },
+    /// `/dev` with the harmless nodes.
+    Devices,
+    /// New user and pid namespaces, one inner id mapped to one host id.
+    UserAndPidNamespaces {
+        /// Inner uid and gid.
+        inner: u32,
+    },
+    /// New mount (and ipc, uts, net) namespaces.
+    Namespaces {
+        /// System V and POSIX ipc.
+        ipc: bool,
+        /// Host name.
+        uts: bool,
+        /// Network.
+        network: bool,
+    },
+    /// Become the inner id.
+    TakeIds(u32),
+    /// Die with the launcher.
+    DieWithLauncher,
+    /// Set the host name.
+    Hostname(String),
+    /// Bring the loopback device up.
+    Loopback,
+    /// Own copy of the base root.
+    AttachBase,
+    /// Own `/proc`, dangerous entries covered, `/proc/sys` read-only.
+    Proc,
+    /// Own `/dev/pts`.
+    PseudoTerminals,
+    /// An empty writable directory in memory.
+    PrivateTmpfs(&'static str),
+    /// Attach the input root, which comes as a detached mount.
+    AttachInputRoot(&'static str),
+    /// Move `/proc` and `/dev` into the input root.
+    MoveIntoInputRoot,
+    /// Attach the temporary directory, which comes as a detached mount, at `/tmp`.
+    AttachTemporaryDirectory,
+    /// Make the new root the only one.
+    PivotRoot,
+    /// Prepare the Landlock rules.
+    LandlockRules {
+        /// Fail unless scopes (ABI 6) are there.
+        scopes_required: bool,
+        /// Use scopes where they are.
+        scopes: bool,
+    },
+    /// New session, default signals, umask 022.
+    Session,
+    /// Resource limits.
+    ResourceLimits(Limits),
+    /// Empty every capability set, the bounding set included.
+    DropCapabilities,
+    /// `no_new_privs`.
+    NoNewPrivileges,
+    /// Enter the command's Landlock domain.
+    EnterLandlock,
+    /// Enter the system call filter.
+    EnterSeccomp,
+    /// Die with init.
+    DieWithInit,
+    /// Only descriptors 0, 1 and 2.
+    Descriptors,
+    /// Change to the working directory.
+    WorkingDirectory,
+    /// Find and execute the command.
+    Execute,
+}
+
+impl Step {
+    /// The protections that this step gives (or is a part of).
+    #[must_use]
+    pub fn protections(&self) -> Vec<Protection> {
+        use Protection as P;
+        match self {
+            Self::UserAndPidNamespaces { .. } => vec![P::UserNamespace, P::PidNamespace],
+            Self::TakeIds(_) => vec![P::OwnUid],
+            Self::Namespaces { ipc, uts, network } => [
+                (true, P::MountNamespace),
+                (*ipc, P::IpcNamespace),
+                (*uts, P::UtsNamespace),
+                (*network, P::NetworkNamespace),
+            ]
+            .into_iter()
+            .filter_map(|(on, protection)| on.then_some(protection))
+            .collect(),
+            Self::PivotRoot | Self::LauncherRoot | Self::AttachBase => vec![P::MountNamespace],
+            Self::Hostname(_) => vec![P::UtsNamespace],
+            Self::DieWithLauncher | Self::DieWithInit => vec![P::PidNamespace],
+            Self::DropCapabilities => vec![P::NoCapabilities],
+            Self::NoNewPrivileges => vec![P::NoNewPrivileges],
+            Self::EnterLandlock => vec![P::LandlockFiles],
+            Self::LandlockRules { scopes: true, .. } => vec![P::LandlockScopes],
+            Self::EnterSeccomp => vec![P::Seccomp],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LauncherUserNamespace => f.write_str("make the launcher's user namespace")?,
+            Self::LauncherRoot => f.write_str("make the launcher's own root")?,
+            Self::BindReadOnly(path) => write!(f, "show {} read-only", path.display())?,
+            Self::CopySymlink(path) => write!(f, "reproduce the link {}", path.display())?,
+            Self::NeutralEtc { id } => write!(f, "fill /etc for uid {id}")?,
+            Self::Devices => f.write_str("fill /dev")?,
+            Self::UserAndPidNamespaces { inner } => {
+                write!(f, "make user and pid namespaces, mapping uid {inner}")?;
+            }
+            Self::Namespaces { ipc, uts, network } => {
+                f.write_str("make the mount")?;
+                for (on, name) in [(ipc, "ipc"), (uts, "uts"), (network, "network")] {
+                    if *on {
+                        write!(f, ", {name}")?;
+                    }
+                }
+                f.write_str(" namespace")?;
+            }
+            Self::TakeIds(id) => write!(f, "become uid and gid {id}")?,
+            Self::DieWithLauncher => f.write_str("bind init's life to the launcher's")?,
+            Self::Hostname(name) => write!(f, "set the host name {name}")?,
+            Self::Loopback => f.write_str("bring loopback up")?,
+            Self::AttachBase => f.write_str("attach the base root")?,
+            Self::Proc => f.write_str("mount /proc")?,
+            Self::PseudoTerminals => f.write_str("mount /dev/pts")?,
+            Self::PrivateTmpfs(path) => write!(f, "mount an empty {path}")?,
+            Self::AttachInputRoot(path) => write!(f, "attach the input root at {path}")?,
+            Self::MoveIntoInputRoot => f.write_str("move /proc and /dev into the input root")?,
+            Self::AttachTemporaryDirectory => f.write_str("attach /tmp")?,
+            Self::PivotRoot => f.write_str("make the new root the only one")?,
+            Self::LandlockRules { .. } => f.write_str("prepare the Landlock rules")?,
+            Self::Session => f.write_str("start a session")?,
+            Self::ResourceLimits(_) => f.write_str("set resource limits")?,
+            Self::DropCapabilities => f.write_str("drop all capabilities")?,
+            Self::NoNewPrivileges => f.write_str("renounce new privileges")?,
+            Self::EnterLandlock => f.write_str("enter the Landlock domain")?,
+            Self::EnterSeccomp => f.write_str("enter the system call filter")?,
+            Self::DieWithInit => f.write_str("bind the command's life to init's")?,
+            Self::Descriptors => f.write_str("close all other descriptors")?,
+            Self::WorkingDirectory => f.write_str("change to the working directory")?,
+            Self::Execute => f.write_str("execute the command")?,
+        }
+        let protections = self.protections();
+        if !protections.is_empty() {
+            let names: Vec<_> = protections.iter().map(|p| p.name()).collect();
+            write!(f, " [{}]", names.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// What will be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// By the launcher, once.
+    pub start: Vec<Step>,
+    /// By the init of each sandbox, ahead of any command.
+    pub prepare: Vec<Step>,
+    /// By init, when its command comes.
+    pub request: Vec<Step>,
+    /// By the process that becomes the command.
+    pub command: Vec<Step>,
+    /// Every protection, held or not.
+    pub protections: Vec<Held>,
+    /// What the command sees as `/`.
+    pub root: Root,
+    /// The command's host uid.
+    pub host_ids: HostIds,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for phase in Phase::ALL {
+            for step in self.steps(phase) {
+                writeln!(f, "{phase}: {step}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Decides what will be done.
+    ///
+    /// # Errors
+    /// What is required and missing, by name, with what to do about it.
+    pub fn new(policy: &Policy, probe: &Probe) -> Result<Self, Refusal> {
+        check_policy(policy)?;
+        check_host(policy, probe)?;
+        let mut protections = Vec::new();
+        for protection in Protection::ALL {
+            let need = policy.need(protection);
+            let missing = missing(protection, policy, probe);
+            protections.push(match (need, missing) {
+                (Need::Required, Some((why, remedy))) => {
+                    return Err(Refusal::Missing {
+                        protection,
+                        why,
+                        remedy,
+                    });
+                }
+                (Need::BestEffort, Some((why, remedy))) => Held {
+                    protection,
+                    held: false,
+                    why,
+                    remedy,
+                },
+                (Need::Off, _) => Held {
+                    protection,
+                    held: false,
+                    why: "switched off".to_owned(),
+                    remedy: format!("require {protection} in the policy"),
+                },
+                (_, None) => Held {
+                    protection,
+                    held: true,
+                    why: "every command has it".to_owned(),
+                    remedy: String::new(),
+                },
+            });
+        }
+        let held = |wanted| {
+            protections
+                .iter()
+                .any(|h: &Held| h.protection == wanted && h.held)
+        };
+        Ok(Self {
+            start: start(policy, probe),
+            prepare: prepare(policy, &held),
+            request: request(policy, &held),
+            command: command(policy, &held),
+            protections,
+            root: policy.root,
+            host_ids: policy.host_ids,
+        })
+    }
+
+    /// The steps of one phase, in order.
+    #[must_use]
+    pub fn steps(&self, phase: Phase) -> &[Step] {
+        match phase {
+            Phase::Start => &self.start,
+            Phase::Prepare => &self.prepare,
+            Phase::Request => &self.request,
+            Phase::Command => &self.command,
+        }
+    }
+
+    /// Whether commands have this protection.
+    #[must_use]
+    pub fn holds(&self, protection: Protection) -> bool {
+        self.protections
+            .iter()
+            .any(|held| held.protection == protection && held.held)
+    }
+}
+
+fn check_policy(policy: &Policy) -> Result<(), Refusal> {
+    for protection in Protection::ALL {
+        if protection.is_structural() && policy.need(protection) == Need::Off {
+            return Err(Refusal::Structural(protection));
+        }
+    }
+    // Without capabilities the kernel lets a process restrict itself only
+    // after no_new_privs.
+    for protection in [Protection::Seccomp, Protection::LandlockFiles] {
+        if policy.need(protection) != Need::Off
+            && policy.need(Protection::NoNewPrivileges) == Need::Off
+        {
+            return Err(Refusal::Depends {
+                protection,
+                needs: Protection::NoNewPrivileges,
+            });
+        }
+    }
+    if policy.need(Protection::LandlockScopes) == Need::Required
+        && policy.need(Protection::LandlockFiles) == Need::Off
+    {
+        return Err(Refusal::Depends {
+            protection: Protection::LandlockScopes,
+            needs: Protection::LandlockFiles,
+        });
+    }
+    if policy.hostname.is_empty() || policy.hostname.len() > 64 {
+        return Err(Refusal::Policy("the host name must have 1 to 64 bytes"));
+    }
+    if policy.read_only_binds.iter().any(|p| !p.is_absolute()) {
+        return Err(Refusal::Policy("read-only binds must be absolute paths"));
+    }
+    if policy.root == Root::Input && !policy.read_only_binds.is_empty() {
+        return Err(Refusal::Policy(
+            "read-only binds go with the host root: the input root is not added to",
+        ));
+    }
+    if let HostIds::Range { start, count } = policy.host_ids {
+        if start == 0 || count == 0 || start.checked_add(count).is_none_or(|end| end == u32::MAX) {
+            return Err(Refusal::Policy(
+                "the host uid range must not be empty, hold 0 or reach 4294967295",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_host(policy: &Policy, probe: &Probe) -> Result<(), Refusal> {
+    let mut needed = vec![Feature::MountCalls, Feature::OwnProc];
+    if matches!(policy.host_ids, HostIds::Range { .. }) {
+        needed.push(Feature::RootCapabilities);
+    }
+    for feature in needed {
+        if let Some((why, remedy)) = probe.missing(feature) {
+            return Err(Refusal::Host {
+                feature,
+                why,
+                remedy,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Why the host cannot give a protection, and what to do about it.
+fn missing(protection: Protection, policy: &Policy, probe: &Probe) -> Option<(String, String)> {
+    let feature = match protection {
+        Protection::OwnUid => {
+            return match policy.host_ids {
+                HostIds::Range { .. } => probe.missing(Feature::RootCapabilities),
+                HostIds::SameUser => Some((
+                    "commands run as the runner's own user".to_owned(),
+                    "start the runner as root, with a range of host uids".to_owned(),
+                )),
+            };
+        }
+        Protection::ProtectedHardlinks => Feature::ProtectedHardlinks,
+        Protection::UserNamespace => Feature::UserNamespace,
+        Protection::MountNamespace => Feature::MountNamespace,
+        Protection::PidNamespace => Feature::PidNamespace,
+        Protection::IpcNamespace => Feature::IpcNamespace,
+        Protection::UtsNamespace => Feature::UtsNamespace,
+        Protection::NetworkNamespace => Feature::NetworkNamespace,
+        Protection::NoCapabilities | Protection::NoNewPrivileges => return None,
+        Protection::Seccomp => Feature::Seccomp,
+        Protection::LandlockFiles => Feature::Landlock,
+        Protection::LandlockScopes => {
+            if policy.need(Protection::LandlockFiles) == Need::Off {
+                return Some((
+                    "landlock_files is off".to_owned(),
+                    "switch landlock_files on".to_owned(),
+                ));
+            }
+            Feature::LandlockScopes
+        }
+    };
+    probe.missing(feature)
+}
+
+fn start(policy: &Policy, probe: &Probe) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if policy.host_ids == HostIds::SameUser {
+        steps.push(Step::LauncherUserNamespace);
+    }
+    steps.push(Step::LauncherRoot);
+    if policy.root == Root::Host {
+        for (path, is_symlink) in &probe.userland {
+            steps.push(if *is_symlink {
+                Step::CopySymlink(path.clone())
+            } else {
+                Step::BindReadOnly(path.clone())
+            });
+        }
+        let extra = policy.read_only_binds.iter().cloned();
+        steps.extend(extra.map(Step::BindReadOnly));
+        steps.push(Step::NeutralEtc {
+            id: policy.inner_id,
+        });
+    }
+    steps.push(Step::Devices);
+    steps
+}
+
+fn prepare(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
+    let network = held(Protection::NetworkNamespace);
+    let uts = held(Protection::UtsNamespace);
+    let mut steps = vec![
+        Step::UserAndPidNamespaces {
+            inner: policy.inner_id,
+        },
+        Step::TakeIds(policy.inner_id),
+        Step::DieWithLauncher,
+        Step::Namespaces {
+            ipc: held(Protection::IpcNamespace),
+            uts,
+            network,
+        },
+    ];
+    if uts {
+        steps.push(Step::Hostname(policy.hostname.clone()));
+    }
+    if network {
+        steps.push(Step::Loopback);
+    }
+    steps.extend([
+        Step::AttachBase,
+        Step::Proc,
+        Step::PseudoTerminals,
+        Step::PrivateTmpfs("dev/shm"),
+    ]);
+    if policy.root == Root::Host {
+        steps.extend([Step::PrivateTmpfs("var/tmp"), Step::PivotRoot]);
+        steps.extend(landlock_rules(policy, held));
+    }
+    steps
+}
+
+fn request(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
+    match policy.root {
+        Root::Host => vec![
+            Step::AttachInputRoot("build/root"),
+            Step::AttachTemporaryDirectory,
+        ],
+        Root::Input => {
+            let mut steps = vec![
+                Step::AttachInputRoot("."),
+                Step::MoveIntoInputRoot,
+                Step::AttachTemporaryDirectory,
+                Step::PivotRoot,
+            ];
+            steps.extend(landlock_rules(policy, held));
+            steps
+        }
+    }
+}
+
+fn landlock_rules(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Option<Step> {
+    held(Protection::LandlockFiles).then(|| Step::LandlockRules {
+        scopes_required: policy.need(Protection::LandlockScopes) == Need::Required,
+        scopes: held(Protection::LandlockScopes),
+    })
+}
+
+fn command(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
+    let mut steps = vec![Step::Session, Step::ResourceLimits(policy.limits.clone())];
+    if held(Protection::NoCapabilities) {
+        steps.push(Step::DropCapabilities);
+    }
+    if held(Protection::NoNewPrivileges) {
+        steps.push(Step::NoNewPrivileges);
+    }
+    steps.extend([Step::WorkingDirectory, Step::DieWithInit]);
+    if held(Protection::LandlockFiles) {
+        steps.push(Step::EnterLandlock);
+    }
+    steps.push(Step::Descriptors);
+    if held(Protection::Seccomp) {
+        steps.push(Step::EnterSeccomp);
+    }
+    steps.push(Step::Execute);
+    steps
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,255 @@
+//! What is wanted of a sandbox, independent of what the host can give.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+/// One protection that a sandbox gives. [`crate::plan`] decides which hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protection {
+    /// The command runs at a host uid that owns nothing else: in particular
+    /// not the worker's file cache.
+    OwnUid,
+    /// `fs.protected_hardlinks`: a command cannot hardlink what it may not write.
+    ProtectedHardlinks,
+    /// A user namespace: capabilities inside mean nothing outside.
+    UserNamespace,
+    /// A mount namespace with a root of its own; the host's files are not there.
+    MountNamespace,
+    /// A pid namespace: other processes cannot be seen, and none outlives the action.
+    PidNamespace,
+    /// System V and POSIX message queues, semaphores and shared memory of its own.
+    IpcNamespace,
+    /// A neutral host name.
+    UtsNamespace,
+    /// A network namespace that holds only a loopback device.
+    NetworkNamespace,
+    /// No capability in any set, the bounding set included.
+    NoCapabilities,
+    /// `no_new_privs`: set-uid and file capabilities have no effect.
+    NoNewPrivileges,
+    /// A system call filter that closes kernel interfaces builds do not need.
+    Seccomp,
+    /// Landlock file-system rights (ABI 1): writes only where outputs belong.
+    LandlockFiles,
+    /// Landlock scopes (ABI 6): no abstract unix socket of, and no signal to,
+    /// anything outside the sandbox, even on a shared network.
+    LandlockScopes,
+}
+
+impl Protection {
+    /// All protections, in the order in which they are listed to people.
+    pub const ALL: [Self; 13] = [
+        Self::OwnUid,
+        Self::ProtectedHardlinks,
+        Self::UserNamespace,
+        Self::MountNamespace,
+        Self::PidNamespace,
+        Self::IpcNamespace,
+        Self::UtsNamespace,
+        Self::NetworkNamespace,
+        Self::NoCapabilities,
+        Self::NoNewPrivileges,
+        Self::Seccomp,
+        Self::LandlockFiles,
+        Self::LandlockScopes,
+    ];
+
+    /// The name used in configuration files, messages and `doctor`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OwnUid => "own_uid",
+            Self::ProtectedHardlinks => "protected_hardlinks",
+            Self::UserNamespace => "user_namespace",
+            Self::MountNamespace => "mount_namespace",
+            Self::PidNamespace => "pid_namespace",
+            Self::IpcNamespace => "ipc_namespace",
+            Self::UtsNamespace => "uts_namespace",
+            Self::NetworkNamespace => "network_namespace",
+            Self::NoCapabilities => "no_capabilities",
+            Self::NoNewPrivileges => "no_new_privileges",
+            Self::Seccomp => "seccomp",
+            Self::LandlockFiles => "landlock_files",
+            Self::LandlockScopes => "landlock_scopes",
+        }
+    }
+
+    /// The protection of that [`name`](Self::name).
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// Whether a sandbox of this kind cannot be made without it: its reaper,
+    /// its root and its mounts rest on it.
+    #[must_use]
+    pub const fn is_structural(self) -> bool {
+        matches!(
+            self,
+            Self::UserNamespace | Self::MountNamespace | Self::PidNamespace
+        )
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How much a protection matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Without it nothing starts.
+    Required,
+    /// Used where the host has it.
+    BestEffort,
+    /// Not used, though the host may have it.
+    Off,
+}
+
+/// What the command sees as `/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// The runner's userland, read-only (`/usr`, `/bin`, `/sbin`, `/lib*` and
+    /// the neutral part of `/etc`); the input root at `/build/root`.
+    Host,
+    /// The input root itself; `/proc`, `/dev` and `/tmp` are supplied.
+    Input,
+}
+
+/// Which host uid (and gid, the same number) a command runs at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostIds {
+    /// Each sandbox takes one that no other sandbox alive has. The runner must
+    /// be root. Warm sandboxes hold one each as well, so `count` is to be at
+    /// least the number of concurrent actions plus [`crate::Config::pool_size`].
+    Range {
+        /// First uid of the range. None of the range may own anything that
+        /// matters: above all not the worker's cache.
+        start: u32,
+        /// How many.
+        count: u32,
+    },
+    /// The runner's own uid. What the runner's user owns is protected by the
+    /// mount namespace only; a worker of the same user must copy inputs.
+    SameUser,
+}
+
+/// Resource limits of the command (`setrlimit(2)`); hard limits the runner
+/// itself has are never exceeded, and core dumps are always off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// `RLIMIT_NOFILE`, soft and hard.
+    pub open_files: u64,
+    /// `RLIMIT_NPROC`, counted per host uid; `None`: as the runner's.
+    pub processes: Option<u64>,
+    /// `RLIMIT_FSIZE` in bytes; `None`: as the runner's.
+    pub file_size: Option<u64>,
+    /// Soft `RLIMIT_STACK` in bytes; `None`: as the runner's.
+    pub stack: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            open_files: 65_536,
+            processes: None,
+            file_size: None,
+            stack: Some(8 << 20),
+        }
+    }
+}
+
+/// What is wanted. [`Policy::new`] gives the strict defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// What the command sees as `/`.
+    pub root: Root,
+    /// The command's host uid.
+    pub host_ids: HostIds,
+    /// The uid and gid that the command sees itself as.
+    pub inner_id: u32,
+    /// Host name inside.
+    pub hostname: String,
+    /// Limits of each command.
+    pub limits: Limits,
+    /// Further absolute host directories to show read-only at the same place
+    /// ([`Root::Host`] only); missing ones are an error when starting.
+    pub read_only_binds: Vec<PathBuf>,
+    needs: BTreeMap<Protection, Need>,
+}
+
+impl Policy {
+    /// Everything required, but what the choice of `root` and `host_ids`
+    /// itself gives up: [`Protection::OwnUid`] and
+    /// [`Protection::ProtectedHardlinks`] are off for [`HostIds::SameUser`].
+    /// [`Protection::LandlockScopes`] is a best effort, since the network
+    /// namespace already separates.
+    #[must_use]
+    pub fn new(root: Root, host_ids: HostIds) -> Self {
+        let mut needs: BTreeMap<_, _> = Protection::ALL
+            .into_iter()
+            .map(|p| (p, Need::Required))
+            .collect();
+        needs.insert(Protection::LandlockScopes, Need::BestEffort);
+        if host_ids == HostIds::SameUser {
+            needs.insert(Protection::OwnUid, Need::Off);
+            needs.insert(Protection::ProtectedHardlinks, Need::Off);
+        }
+        Self {
+            root,
+            host_ids,
+            inner_id: match root {
+                Root::Host => 1000,
+                Root::Input => 0,
+            },
+            hostname: "localhost".to_owned(),
+            limits: Limits::default(),
+            read_only_binds: Vec::new(),
+            needs,
+        }
+    }
+
+    /// How much `protection` matters.
+    #[must_use]
+    pub fn need(&self, protection: Protection) -> Need {
+        self.needs
+            .get(&protection)
+            .copied()
+            .unwrap_or(Need::Required)
+    }
+
+    /// Sets how much `protection` matters. Sharing the host's network
+    /// (`NetworkNamespace` off) makes [`Protection::LandlockScopes`] required,
+    /// unless that is then set as well.
+    pub fn set_need(&mut self, protection: Protection, need: Need) {
+        self.needs.insert(protection, need);
+        if protection == Protection::NetworkNamespace && need == Need::Off {
+            self.needs
+                .insert(Protection::LandlockScopes, Need::Required);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for protection in Protection::ALL {
+            assert_eq!(Protection::from_name(protection.name()), Some(protection));
+        }
+        assert_eq!(Protection::from_name("luck"), None);
+    }
+
+    #[test]
+    fn sharing_the_network_requires_scopes() {
+        let mut policy = Policy::new(Root::Host, HostIds::SameUser);
+        assert_eq!(policy.need(Protection::LandlockScopes), Need::BestEffort);
+        policy.set_need(Protection::NetworkNamespace, Need::Off);
+        assert_eq!(policy.need(Protection::LandlockScopes), Need::Required);
+    }
+}

@@ -1,0 +1,151 @@
+//! The request to run one command, as it lies in a sealed memfd.
+
+use std::time::Duration;
+
+use crate::message::{MessageError, PATH_BYTES, RUN_BYTES, check};
+use crate::wire::{Reader, Writer};
+
+/// Runs one command in one sandbox.
+///
+/// All paths are relative to the build directory of the configuration
+/// ([`crate::Config::build_directory`]), except `working_directory`, which is
+/// relative to the input root. No path may be absolute, hold an empty
+/// component, `..` or NUL; none of their components may be a symbolic link
+/// (the working directory's may: it is resolved inside the sandbox).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunRequest {
+    /// The command; never empty. With a slash in the first it is resolved from
+    /// the working directory, else through `PATH` of `environment` inside the
+    /// sandbox's root.
+    pub arguments: Vec<Vec<u8>>,
+    /// The environment, exactly.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Relative to the input root; empty: the input root.
+    pub working_directory: Vec<u8>,
+    /// The directory that becomes `/build/root` or `/`.
+    pub input_root_directory: Vec<u8>,
+    /// The directory that becomes `/tmp`; empty: an own, empty one in memory.
+    pub temporary_directory: Vec<u8>,
+    /// Created; must not exist.
+    pub stdout_path: Vec<u8>,
+    /// Created; must not exist; another than `stdout_path`.
+    pub stderr_path: Vec<u8>,
+    /// After this time from the start of the command everything is killed.
+    pub timeout: Option<Duration>,
+}
+
+impl RunRequest {
+    /// As the bytes of the memfd.
+    ///
+    /// # Errors
+    /// A text with NUL, an unusable variable name, no argument, too long.
+    pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
+        self.validate()?;
+        let mut writer = Writer::default();
+        for path in [
+            &self.working_directory,
+            &self.input_root_directory,
+            &self.temporary_directory,
+            &self.stdout_path,
+            &self.stderr_path,
+        ] {
+            writer.bytes(path);
+        }
+        match self.timeout {
+            Some(timeout) => writer.u32(1).duration(timeout),
+            None => writer.u32(0).duration(Duration::ZERO),
+        };
+        writer.count(self.arguments.len());
+        for argument in &self.arguments {
+            writer.bytes(argument);
+        }
+        writer.count(self.environment.len());
+        for (name, value) in &self.environment {
+            writer.bytes(name).bytes(value);
+        }
+        let bytes = writer.finish();
+        if bytes.len() as u64 > RUN_BYTES {
+            return Err(MessageError::TooLong {
+                field: "request",
+                length: bytes.len() as u64,
+                limit: RUN_BYTES,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Of the bytes of a memfd.
+    ///
+    /// # Errors
+    /// Anything that [`encode`](Self::encode) does not produce.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader::new(bytes);
+        let working_directory = reader.bytes("working directory")?.to_vec();
+        let input_root_directory = reader.bytes("input root directory")?.to_vec();
+        let temporary_directory = reader.bytes("temporary directory")?.to_vec();
+        let stdout_path = reader.bytes("stdout path")?.to_vec();
+        let stderr_path = reader.bytes("stderr path")?.to_vec();
+        let timed = reader.u32("timeout")?;
+        let timeout = reader.duration("timeout")?;
+        let timeout = match timed {
+            0 => None,
+            1 => Some(timeout),
+            value => {
+                return Err(MessageError::Unknown {
+                    field: "timeout",
+                    value: value.into(),
+                });
+            }
+        };
+        let mut arguments = Vec::new();
+        for _ in 0..reader.count("arguments")? {
+            arguments.push(reader.bytes("argument")?.to_vec());
+        }
+        let mut environment = Vec::new();
+        for _ in 0..reader.count("environment")? {
+            let name = reader.bytes("environment variable name")?.to_vec();
+            let value = reader.bytes("environment variable value")?.to_vec();
+            environment.push((name, value));
+        }
+        reader.end()?;
+        let request = Self {
+            arguments,
+            environment,
+            working_directory,
+            input_root_directory,
+            temporary_directory,
+            stdout_path,
+            stderr_path,
+            timeout,
+        };
+        request.validate()?;
+        Ok(request)
+    }
+
+    fn validate(&self) -> Result<(), MessageError> {
+        let limit = usize::try_from(RUN_BYTES).unwrap_or(usize::MAX);
+        check("working directory", &self.working_directory, PATH_BYTES)?;
+        check(
+            "input root directory",
+            &self.input_root_directory,
+            PATH_BYTES,
+        )?;
+        check("temporary directory", &self.temporary_directory, PATH_BYTES)?;
+        check("stdout path", &self.stdout_path, PATH_BYTES)?;
+        check("stderr path", &self.stderr_path, PATH_BYTES)?;
+        if self.arguments.is_empty() {
+            return Err(MessageError::NoArguments);
+        }
+        for argument in &self.arguments {
+            check("argument", argument, limit)?;
+        }
+        for (name, value) in &self.environment {
+            check("environment variable name", name, limit)?;
+            check("environment variable value", value, limit)?;
+            if name.is_empty() || name.contains(&b'=') {
+                return Err(MessageError::VariableName);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,248 @@
+//! The system call filters of commands and of the service half.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare,
+    SeccompCondition, SeccompFilter, SeccompRule, TargetArch, sock_filter,
+};
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// System calls that exist since Linux 6.15; `libc` does not name it yet.
+const SYS_OPEN_TREE_ATTR: i64 = 467;
+
+/// Refused whatever their arguments, with EPERM.
+fn refused() -> Vec<i64> {
+    let mut calls = vec![
+        // Mounts and roots: D5's order is over when the command starts.
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_open_tree,
+        SYS_OPEN_TREE_ATTR,
+        libc::SYS_move_mount,
+        libc::SYS_fsopen,
+        libc::SYS_fsconfig,
+        libc::SYS_fsmount,
+        libc::SYS_fspick,
+        libc::SYS_mount_setattr,
+        libc::SYS_setns,
+        // Kernel interfaces with a history of holes and no use in builds.
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+        libc::SYS_fanotify_init,
+        libc::SYS_fanotify_mark,
+        libc::SYS_lookup_dcookie,
+        libc::SYS_nfsservctl,
+        // Keyrings are not namespaced by what the sandbox uses.
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        // Reaches around the root.
+        libc::SYS_open_by_handle_at,
+        // The machine itself.
+        libc::SYS_kexec_load,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+        libc::SYS_swapoff,
+        libc::SYS_quotactl,
+        libc::SYS_quotactl_fd,
+        libc::SYS_acct,
+        libc::SYS_syslog,
+        libc::SYS_settimeofday,
+        libc::SYS_clock_settime,
+        libc::SYS_sethostname,
+        libc::SYS_setdomainname,
+        libc::SYS_vhangup,
+    ];
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([
+        libc::SYS_kexec_file_load,
+        libc::SYS_ioperm,
+        libc::SYS_iopl,
+        libc::SYS__sysctl,
+        libc::SYS_uselib,
+        libc::SYS_ustat,
+        libc::SYS_sysfs,
+    ]);
+    calls
+}
+
+/// `CLONE_NEW*`; the time namespace's bit is part of clone's signal number.
+const NAMESPACES: [u64; 7] = [
+    libc::CLONE_NEWNS as u64,
+    libc::CLONE_NEWCGROUP as u64,
+    libc::CLONE_NEWUTS as u64,
+    libc::CLONE_NEWIPC as u64,
+    libc::CLONE_NEWUSER as u64,
+    libc::CLONE_NEWPID as u64,
+    libc::CLONE_NEWNET as u64,
+];
+const NEW_TIME: u64 = 0x80;
+
+/// `personality(2)`: plain, 32-bit reporting, 2.6 reporting, both, without
+/// address randomisation (debuggers), and the query.
+const PERSONALITIES: [u64; 7] = [0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, 0x4_0008, 0xffff_ffff];
+
+fn when(argument: u8, compare: Compare, value: u64) -> Result<SeccompCondition, BackendError> {
+    // All the arguments looked at are 32 bits wide to the kernel: comparing 64
+    // would let garbage in the upper half pass.
+    SeccompCondition::new(argument, Length::Dword, compare, value)
+}
+
+fn any_of_bits(bits: &[u64]) -> Result<Vec<SeccompRule>, BackendError> {
+    bits.iter()
+        .map(|bit| SeccompRule::new(vec![when(0, Compare::MaskedEq(*bit), *bit)?]))
+        .collect()
+}
+
+fn none_of(argument: u8, values: &[u64]) -> Result<SeccompRule, BackendError> {
+    let conditions: Result<Vec<_>, _> = values
+        .iter()
+        .map(|value| when(argument, Compare::Ne, *value))
+        .collect();
+    SeccompRule::new(conditions?)
+}
+
+fn rules() -> Result<Rules, BackendError> {
+    let mut rules: Rules = refused().into_iter().map(|call| (call, vec![])).collect();
+    rules.insert(libc::SYS_clone, any_of_bits(&NAMESPACES)?);
+    let mut unshared = NAMESPACES.to_vec();
+    unshared.push(NEW_TIME);
+    rules.insert(libc::SYS_unshare, any_of_bits(&unshared)?);
+    rules.insert(libc::SYS_personality, vec![none_of(0, &PERSONALITIES)?]);
+    // Unix and internet sockets; netlink only for asking about interfaces and
+    // routes, which getifaddrs(3) does.
+    rules.insert(
+        libc::SYS_socket,
+        vec![
+            none_of(
+                0,
+                &[
+                    libc::AF_UNIX as u64,
+                    libc::AF_INET as u64,
+                    libc::AF_INET6 as u64,
+                    libc::AF_NETLINK as u64,
+                ],
+            )?,
+            SeccompRule::new(vec![
+                when(0, Compare::Eq, libc::AF_NETLINK as u64)?,
+                when(2, Compare::Ne, libc::NETLINK_ROUTE as u64)?,
+            ])?,
+        ],
+    );
+    rules.insert(
+        libc::SYS_socketpair,
+        vec![none_of(0, &[libc::AF_UNIX as u64])?],
+    );
+    // Typing into a terminal, the console's own, and line disciplines.
+    let controls = [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSETD];
+    let refused: Result<Vec<_>, _> = controls
+        .iter()
+        .map(|control| SeccompRule::new(vec![when(1, Compare::Eq, *control as u64)?]))
+        .collect();
+    rules.insert(libc::SYS_ioctl, refused?);
+    Ok(rules)
+}
+
+fn architecture() -> Result<TargetArch, BackendError> {
+    std::env::consts::ARCH.try_into()
+}
+
+fn compile(rules: Rules) -> Result<Vec<sock_filter>, BackendError> {
+    SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM as u32),
+        architecture()?,
+    )?
+    .try_into()
+}
+
+const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
+}
+
+/// What comes before the filter proper.
+///
+/// On x86-64 the x32 calls are the same calls under other numbers, which the
+/// filter would not recognise: they do not exist here. `clone3` hides its flags
+/// behind a pointer: it does not exist either, and the C libraries then use
+/// `clone`. Other architectures' entries (i386's) are left to the filter
+/// proper, which kills: a 32-bit program could not run anyway.
+fn prelude() -> [sock_filter; 4] {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    const X32_BIT: u32 = 0x4000_0000;
+    [
+        instruction(LOAD, 0, 0, 0),
+        instruction(AT_LEAST, 1, 0, X32_BIT),
+        instruction(EQUAL, 0, 1, libc::SYS_clone3 as u32),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+    ]
+}
+
+/// The filter of commands, compiled.
+pub(crate) fn program() -> Result<Vec<sock_filter>, BackendError> {
+    let mut program = prelude().to_vec();
+    program.extend(compile(rules()?)?);
+    Ok(program)
+}
+
+/// The filter of the service half: it starts no program, looks into no
+/// process, makes no namespace, and signals none but itself (`own`).
+pub(crate) fn service_program(own: u32) -> Result<Vec<sock_filter>, BackendError> {
+    let mut rules = rules()?;
+    for call in [
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_tkill,
+        libc::SYS_kcmp,
+    ] {
+        rules.insert(call, vec![]);
+    }
+    for call in [
+        libc::SYS_kill,
+        libc::SYS_tgkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+    ] {
+        rules.insert(call, vec![none_of(0, &[own.into()])?]);
+    }
+    let mut program = prelude().to_vec();
+    program.extend(compile(rules)?);
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_programs_compile_and_fit() {
+        for program in [program().unwrap(), service_program(1).unwrap()] {
+            assert!(program.len() < 1024, "{}", program.len());
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! System calls that no crate wraps. Everything here is raw, checked for -1
+//! and returned as [`Errno`]; what each call is for stands where it is used.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::Pid;
+
+type Result<T> = nix::Result<T>;
+
+/// `MOUNT_ATTR_*`.
+pub(crate) const READ_ONLY: u64 = 0x1;
+pub(crate) const NO_SUID: u64 = 0x2;
+pub(crate) const NO_DEV: u64 = 0x4;
+pub(crate) const NO_EXEC: u64 = 0x8;
+
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
+const AT_RECURSIVE: libc::c_uint = 0x8000;
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x4;
+const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
+
+/// Capabilities of `capset(2)`, version 3, as one 64-bit set each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    pub(crate) effective: u64,
+    pub(crate) permitted: u64,
+    pub(crate) inheritable: u64,
+}
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// A detached copy of the mount (and those below it) that holds this place.
+pub(crate) fn clone_tree(directory: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+    let flags = OPEN_TREE_CLONE
+        | OPEN_TREE_CLOEXEC
+        | AT_RECURSIVE
+        | libc::AT_EMPTY_PATH as libc::c_uint
+        | libc::AT_SYMLINK_NOFOLLOW as libc::c_uint;
+    // SAFETY: `path` is a C string that lives through the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_tree,
+            directory.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+        )
+    };
+    owned(fd)
+}
+
+/// Attaches a detached mount, or moves an attached one, whose root `mount` is.
+pub(crate) fn move_mount(mount: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &CStr) -> Result<()> {
+    move_mount_from(mount, c"", to, path)
+}
+
+/// Moves the mount at `from` below `directory`.
+pub(crate) fn move_mount_from(
+    directory: BorrowedFd<'_>,
+    from: &CStr,
+    to: BorrowedFd<'_>,
+    path: &CStr,
+) -> Result<()> {
+    // SAFETY: both paths are C strings that live through the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            directory.as_raw_fd(),
+            from.as_ptr(),
+            to.as_raw_fd(),
+            path.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Sets attributes (and propagation, `MS_*`, unless 0) of a mount; of all
+/// those below it too when `recursive`.
+pub(crate) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    propagation: u64,
+    recursive: bool,
+) -> Result<()> {
+    let attributes = MountAttributes {
+        set,
+        clear: 0,
+        propagation,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the structure has the layout of `struct mount_attr` and the size
+    // that is passed; the path is empty.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Reads the capabilities of this process.
+pub(crate) fn capabilities() -> Result<Capabilities> {
+    let header = CapabilityHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let mut data = [[0_u32; 3]; 2];
+    // SAFETY: version 3 writes exactly two structures of three 32-bit words.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) };
+    Errno::result(result)?;
+    let word = |n: usize| u64::from(data[0][n]) | u64::from(data[1][n]) << 32;
+    Ok(Capabilities {
+        effective: word(0),
+        permitted: word(1),
+        inheritable: word(2),
+    })
+}
+
+/// Replaces the capabilities of this process.
+pub(crate) fn set_capabilities(wanted: Capabilities) -> Result<()> {
+    let header = CapabilityHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let words = |shift: u32| {
+        [wanted.effective, wanted.permitted, wanted.inheritable]
+            .map(|set| (set >> shift & 0xffff_ffff) as u32)
+    };
+    let data = [words(0), words(32)];
+    // SAFETY: version 3 reads exactly two structures of three 32-bit words.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    Errno::result(result).map(drop)
+}
+
+/// `prctl(2)` with integer arguments only.
+pub(crate) fn prctl(option: libc::c_int, argument: libc::c_ulong) -> Result<libc::c_int> {
+    let zero: libc::c_ulong = 0;
+    // SAFETY: used with options that take no pointer.
+    Errno::result(unsafe { libc::prctl(option, argument, zero, zero, zero) })
+}
+
+/// `prctl(PR_CAP_AMBIENT, ...)` takes its operation as second argument.
+pub(crate) fn clear_ambient() -> Result<()> {
+    prctl(
+        libc::PR_CAP_AMBIENT,
+        libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+    )
+    .map(drop)
+}
+
+/// Closes every descriptor from `first` to `last`.
+pub(crate) fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: the callers own no descriptor in the range that they use again.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// A copy of this process in new namespaces; `None` in the copy.
+///
+/// The caller must have a single thread.
+pub(crate) fn clone_process(namespaces: libc::c_int) -> Result<Option<(Pid, OwnedFd)>> {
+    let mut pidfd: libc::c_int = -1;
+    let flags = namespaces | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and with a null stack this is fork(2): the copy
+    // goes on on its copy of this stack. `pidfd` is written before it returns.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            libc::c_long::from(flags),
+            0_usize,
+            &raw mut pidfd,
+            0_usize,
+            0_usize,
+        )
+    };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => Ok(Some((
+            Pid::from_raw(pid as libc::pid_t),
+            owned(pidfd.into())?,
+        ))),
+    }
+}
+
+/// Sends a signal to the process that a pidfd names.
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> Result<()> {
+    // SAFETY: a null siginfo is allowed and means the default.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// `setresuid` and `setresgid` of this process alone, with all three ids the
+/// same. The C library's wrappers talk to other threads, which there are none.
+pub(crate) fn take_ids(uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// Ends this process at once, without any of the library's clean-up.
+pub(crate) fn exit_now(code: libc::c_int) -> ! {
+    // SAFETY: ends the process; nothing runs after it.
+    unsafe { libc::_exit(code) }
+}
+
+/// Loads a filter with `prctl(PR_SET_SECCOMP)`.
+pub(crate) fn set_seccomp(program: &[seccompiler::sock_filter]) -> Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?,
+        filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
+    };
+    // SAFETY: seccompiler's sock_filter has the kernel's layout; the kernel
+    // only reads `len` of them, which the slice holds.
+    let result = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Landlock's ABI; 0: none.
+pub(crate) fn landlock_abi() -> libc::c_int {
+    const CREATE_RULESET_VERSION: libc::c_uint = 1;
+    // SAFETY: with this flag the pointer must be null and the size 0.
+    let abi = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<libc::c_void>(),
+            0_usize,
+            CREATE_RULESET_VERSION,
+        )
+    };
+    abi.max(0) as libc::c_int
+}
+
+/// Sets the flags of a network device by name, in this network namespace.
+pub(crate) fn bring_up(name: &CStr) -> Result<()> {
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: a structure of integers and byte arrays: all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq.
+    let result = unsafe {
+        libc::ioctl(
+            socket.as_fd().as_raw_fd(),
+            libc::SIOCSIFFLAGS,
+            &raw mut request,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+fn owned(fd: libc::c_long) -> Result<OwnedFd> {
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
