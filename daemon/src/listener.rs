@@ -1,7 +1,9 @@
 //! Listening sockets: TCP, unix, or inherited.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::net;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::pin::Pin;
@@ -36,6 +38,16 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
+/// A listening socket that no event loop knows yet: what a program binds before
+/// it starts one, or before it gives up the right to.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(net::TcpListener),
+    /// A unix stream socket.
+    Unix(unix::net::UnixListener),
+}
+
 /// Listens on an address. A unix socket left behind by a process that is gone is
 /// replaced; its permissions are the directory's business.
 ///
@@ -47,43 +59,82 @@ pub async fn listen(address: &Address) -> Result<Listener, Error> {
         source,
     };
     match address {
+        // Resolving a name may take a while.
         Address::Tcp(host_port) => TcpListener::bind(host_port)
             .await
             .map(Listener::Tcp)
             .map_err(failed),
-        Address::Unix(path) => bind_unix(path).map(Listener::Unix).map_err(failed),
+        Address::Unix(_) | Address::Inherited(_) => bind(address)?.try_into().map_err(failed),
+    }
+}
+
+/// As [`listen`], outside of an event loop; [`Listener::try_from`] takes the socket
+/// into one.
+///
+/// # Errors
+/// As [`listen`].
+pub fn bind(address: &Address) -> Result<Socket, Error> {
+    let failed = |source| Error::Listen {
+        address: address.clone(),
+        source,
+    };
+    match address {
+        Address::Tcp(host_port) => net::TcpListener::bind(host_port)
+            .map(Socket::Tcp)
+            .map_err(failed),
+        Address::Unix(path) => bind_unix(path).map(Socket::Unix).map_err(failed),
         Address::Inherited(number) => inherited(*number)
             .map_err(failed)?
             .ok_or(Error::NotInherited(*number)),
     }
 }
 
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+fn bind_unix(path: &Path) -> io::Result<unix::net::UnixListener> {
     let stale = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path).is_err();
+        && unix::net::UnixStream::connect(path).is_err();
     if stale {
         std::fs::remove_file(path)?;
     }
-    UnixListener::bind(path)
+    unix::net::UnixListener::bind(path)
 }
 
-fn inherited(number: usize) -> io::Result<Option<Listener>> {
+fn inherited(number: usize) -> io::Result<Option<Socket>> {
     let Some(sockets) = INHERITED.get() else {
         return Ok(None);
     };
     let mut sockets = sockets.lock().unwrap_or_else(PoisonError::into_inner);
     let index = number.wrapping_sub(FIRST_INHERITED);
-    // The kind is asked first: taking a socket as the wrong kind would consume it.
+    // A socket of another kind is refused and stays where it is.
     if let Ok(Some(socket)) = sockets.take_unix_listener(index) {
-        socket.set_nonblocking(true)?;
-        return UnixListener::from_std(socket).map(|socket| Some(Listener::Unix(socket)));
+        return Ok(Some(Socket::Unix(socket)));
     }
-    match sockets.take_tcp_listener(index)? {
-        Some(socket) => {
-            socket.set_nonblocking(true)?;
-            TcpListener::from_std(socket).map(|socket| Some(Listener::Tcp(socket)))
+    Ok(sockets.take_tcp_listener(index)?.map(Socket::Tcp))
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
         }
-        None => Ok(None),
+    }
+}
+
+/// Takes a socket into the event loop that runs.
+impl TryFrom<Socket> for Listener {
+    type Error = io::Error;
+
+    fn try_from(socket: Socket) -> io::Result<Self> {
+        match socket {
+            Socket::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                TcpListener::from_std(socket).map(Self::Tcp)
+            }
+            Socket::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                UnixListener::from_std(socket).map(Self::Unix)
+            }
+        }
     }
 }
 
