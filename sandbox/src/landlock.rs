@@ -1,6 +1,8 @@
 //! Landlock domains: of the service half, and of commands.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::error::Error;
+use std::io;
+use std::os::fd::BorrowedFd;
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
@@ -11,13 +13,19 @@ use nix::errno::Errno;
 /// The newest ABI whose rights are used where they are.
 const NEWEST: ABI = ABI::V7;
 
-fn errno(_: RulesetError) -> Errno {
-    // The crate's errors wrap the errno at varying depth; last_raw survives,
-    // since nothing else is called in between.
-    match Errno::last() {
-        Errno::UnknownErrno => Errno::EINVAL,
-        errno => errno,
+fn errno(error: RulesetError) -> Errno {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if let Some(errno) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
+            return Errno::from_raw(errno);
+        }
+        cause = error.source();
     }
+    // The crate refused by itself: the kernel lacks what is required.
+    Errno::ENOSYS
 }
 
 fn ruleset(scopes: bool, scopes_required: bool) -> Result<RulesetCreated, RulesetError> {
@@ -41,7 +49,7 @@ fn ruleset(scopes: bool, scopes_required: bool) -> Result<RulesetCreated, Rulese
 /// are open stay usable. Needs `no_new_privs`.
 pub(crate) fn forbid_all_files() -> nix::Result<()> {
     ruleset(true, false)
-        .and_then(|created| created.set_no_new_privs(false).restrict_self())
+        .and_then(|created| created.no_new_privs(false).restrict_self())
         .map(drop)
         .map_err(errno)
 }
@@ -67,9 +75,10 @@ impl Rules {
         self.allow(fd, AccessFs::from_read(NEWEST))
     }
 
-    /// Everything below a directory.
+    /// Everything below a directory, but making device nodes.
     pub(crate) fn allow_all(&mut self, fd: BorrowedFd<'_>) -> nix::Result<()> {
-        self.allow(fd, AccessFs::from_all(NEWEST))
+        let nodes = AccessFs::MakeChar | AccessFs::MakeBlock;
+        self.allow(fd, AccessFs::from_all(NEWEST) & !nodes)
     }
 
     /// Reading, writing, truncating and controlling one file or device.
@@ -86,14 +95,9 @@ impl Rules {
             .0
             .try_clone()
             .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
-        copy.set_no_new_privs(false)
+        copy.no_new_privs(false)
             .restrict_self()
             .map(drop)
             .map_err(errno)
     }
-}
-
-#[allow(unused)]
-fn as_fd<T: AsFd>(t: &T) -> BorrowedFd<'_> {
-    t.as_fd()
 }

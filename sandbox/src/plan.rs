@@ -150,6 +150,8 @@ pub enum Step {
     AttachTemporaryDirectory,
     /// Make the new root the only one.
     PivotRoot,
+    /// Empty the bounding set, which needs a capability itself.
+    EmptyBoundingSet,
     /// Prepare the Landlock rules.
     LandlockRules {
         /// Fail unless scopes (ABI 6) are there.
@@ -161,7 +163,7 @@ pub enum Step {
     Session,
     /// Resource limits.
     ResourceLimits(Limits),
-    /// Empty every capability set, the bounding set included.
+    /// Empty every other capability set; being uid 0 means nothing.
     DropCapabilities,
     /// `no_new_privs`.
     NoNewPrivileges,
@@ -199,7 +201,7 @@ impl Step {
             Self::PivotRoot | Self::LauncherRoot | Self::AttachBase => vec![P::MountNamespace],
             Self::Hostname(_) => vec![P::UtsNamespace],
             Self::DieWithLauncher | Self::DieWithInit => vec![P::PidNamespace],
-            Self::DropCapabilities => vec![P::NoCapabilities],
+            Self::EmptyBoundingSet | Self::DropCapabilities => vec![P::NoCapabilities],
             Self::NoNewPrivileges => vec![P::NoNewPrivileges],
             Self::EnterLandlock => vec![P::LandlockFiles],
             Self::LandlockRules { scopes: true, .. } => vec![P::LandlockScopes],
@@ -242,6 +244,7 @@ impl fmt::Display for Step {
             Self::MoveIntoInputRoot => f.write_str("move /proc and /dev into the input root")?,
             Self::AttachTemporaryDirectory => f.write_str("attach /tmp")?,
             Self::PivotRoot => f.write_str("make the new root the only one")?,
+            Self::EmptyBoundingSet => f.write_str("empty the capability bounding set")?,
             Self::LandlockRules { .. } => f.write_str("prepare the Landlock rules")?,
             Self::Session => f.write_str("start a session")?,
             Self::ResourceLimits(_) => f.write_str("set resource limits")?,
@@ -519,6 +522,9 @@ fn prepare(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
         Step::PseudoTerminals,
         Step::PrivateTmpfs("dev/shm"),
     ]);
+    if held(Protection::NoCapabilities) {
+        steps.push(Step::EmptyBoundingSet);
+    }
     if policy.root == Root::Host {
         steps.extend([Step::PrivateTmpfs("var/tmp"), Step::PivotRoot]);
         steps.extend(landlock_rules(policy, held));

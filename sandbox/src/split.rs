@@ -1,16 +1,22 @@
 //! Cutting the process in two.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{Pid, geteuid, getpid};
 use thiserror::Error;
 
 use crate::client::Client;
 use crate::plan::{Plan, Refusal};
-use crate::policy::Policy;
+use crate::policy::{HostIds, Policy};
 use crate::probe::Probe;
+use crate::{launcher, service_half, sys};
 
 /// What [`split`] needs to know.
 #[derive(Debug, Clone)]
@@ -102,8 +108,133 @@ pub enum Error {
 /// # Errors
 /// See [`Error`]. When one is returned, neither child nor sandbox is left.
 pub fn split(config: Config, service: impl FnOnce(Client) -> ExitCode) -> Result<ExitCode, Error> {
+    check(&config)?;
     let probe = Probe::run().map_err(Error::Probe)?;
-    let _plan = Plan::new(&config.policy, &probe)?;
-    let _ = service;
-    Err(Error::Config("in progress"))
+    let plan = Plan::new(&config.policy, &probe)?;
+    let start = |step: &'static str| {
+        move |errno: Errno| Error::Start {
+            step: step.to_owned(),
+            source: errno.into(),
+        }
+    };
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+    )
+    .map_err(start("connect the two halves"))?;
+    // Blocked before the fork, so that no signal is lost in between.
+    let old = Signals::block().map_err(start("block signals"))?;
+    let launcher = getpid();
+    let cloned = sys::clone_process(0).map_err(start("fork"))?;
+    let Some((pid, pidfd)) = cloned else {
+        drop(ours);
+        sys::never_return(|| {
+            let client = Client::new(theirs, plan.protections.clone());
+            run_service(&config.service, &plan, client, launcher, &old, service)
+        });
+    };
+    drop(theirs);
+    let service = Service { pid, pidfd };
+    let result = launcher::run(config, plan, ours, &service);
+    // Whatever happened: nothing of the service half is left.
+    let status = service.end().map_err(start("wait for the service half"))?;
+    result.map(|()| exit_code(status))
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        return Err(Error::Threads(threads));
+    }
+    if config.pool_size == 0 {
+        return Err(Error::Config("the pool size must be at least 1"));
+    }
+    if !config.build_directory.is_absolute() {
+        return Err(Error::Config("the build directory must be absolute"));
+    }
+    if geteuid().is_root() {
+        let ServiceHalf { uid, gid, .. } = config.service;
+        if uid == 0 || gid == 0 {
+            return Err(Error::Config("the service half must not be root"));
+        }
+        if let HostIds::Range { start, count } = config.policy.host_ids
+            && uid.checked_sub(start).is_some_and(|offset| offset < count)
+        {
+            return Err(Error::Config(
+                "the service half's uid must not be of the range that commands run at",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn run_service(
+    half: &ServiceHalf,
+    plan: &Plan,
+    client: Client,
+    launcher: Pid,
+    signals: &SigSet,
+    service: impl FnOnce(Client) -> ExitCode,
+) -> std::convert::Infallible {
+    let prepared = service_half::give_up_privileges(half, &client, launcher)
+        .and_then(|()| signals.thread_set_mask())
+        .and_then(|()| service_half::lock_down(plan));
+    if let Err(errno) = prepared {
+        eprintln!("the service half cannot give up its privileges: {errno}");
+        std::process::exit(1);
+    }
+    if !service_half::wait_for_launcher(&client) {
+        std::process::exit(1);
+    }
+    let code = service(client);
+    let number = (0..=u8::MAX).find(|number| ExitCode::from(*number) == code);
+    std::process::exit(number.map_or(1, i32::from))
+}
+
+/// The service half, seen from the launcher.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Service {
+    /// Kills it, if it lives, and reaps it.
+    fn end(&self) -> nix::Result<libc::c_int> {
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        loop {
+            match sys::wait_with_usage(self.pid) {
+                Err(Errno::EINTR) => {}
+                result => return result.map(|(status, _)| status),
+            }
+        }
+    }
+}
+
+fn exit_code(status: libc::c_int) -> ExitCode {
+    let code = if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// The signals that ask to stop.
+pub(crate) struct Signals;
+
+impl Signals {
+    pub(crate) fn set() -> SigSet {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        set
+    }
+
+    /// Blocks them; the mask before.
+    fn block() -> nix::Result<SigSet> {
+        Self::set().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)
+    }
 }

@@ -235,6 +235,123 @@ pub(crate) fn exit_now(code: libc::c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Closes every descriptor but 0, 1, 2 and these.
+pub(crate) fn close_all_but(keep: &[libc::c_int]) -> Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| (*fd).try_into().ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX)
+}
+
+/// Makes `to` the same as `from`, open across `execve(2)`.
+pub(crate) fn duplicate_to(from: libc::c_int, to: libc::c_int) -> Result<()> {
+    // SAFETY: `to` is one of the standard three, which nothing here owns.
+    Errno::result(unsafe { libc::dup2(from, to) }).map(drop)
+}
+
+/// The default action for a signal.
+pub(crate) fn default_signal(signal: libc::c_int) -> Result<()> {
+    // SAFETY: SIG_DFL runs no code of ours.
+    let previous = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    if previous == libc::SIG_ERR {
+        return Err(Errno::last());
+    }
+    Ok(())
+}
+
+/// Waits for any child; its raw wait status.
+pub(crate) fn wait_any() -> Result<(Pid, libc::c_int)> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call. __WALL: also children whose exit
+    // signal is not SIGCHLD, which a command's orphans may be.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) };
+    Errno::result(pid).map(|pid| (Pid::from_raw(pid), status))
+}
+
+/// Waits for one child: its raw wait status and what it and all that it waited
+/// for used.
+pub(crate) fn wait_with_usage(pid: Pid) -> Result<(libc::c_int, libc::rusage)> {
+    let mut status = 0;
+    // SAFETY: a structure of integers: all zeroes is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both outlive the call.
+    let result = unsafe { libc::wait4(pid.as_raw(), &raw mut status, 0, &raw mut usage) };
+    Errno::result(result)?;
+    Ok((status, usage))
+}
+
+/// What all children that were waited for used.
+pub(crate) fn usage_of_children() -> Result<libc::rusage> {
+    // SAFETY: a structure of integers: all zeroes is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` outlives the call.
+    Errno::result(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) })?;
+    Ok(usage)
+}
+
+/// A null-terminated array of pointers to these texts, valid while they live.
+pub(crate) fn pointers(texts: &[std::ffi::CString]) -> Vec<*const libc::c_char> {
+    let mut pointers: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    pointers
+}
+
+/// `execve(2)`; only returns when it fails. The arrays come from [`pointers`].
+pub(crate) fn execute(
+    program: &CStr,
+    arguments: &[*const libc::c_char],
+    environment: &[*const libc::c_char],
+) -> Errno {
+    // SAFETY: `program` is a C string, and both arrays end with a null and
+    // point to C strings that their maker's owner keeps alive.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    Errno::last()
+}
+
+const STACK_BYTES: usize = 512 << 10;
+
+/// Runs `body` in a child that shares this memory, while this process stands
+/// still until the child executes a program or `body` returns.
+///
+/// The caller must have a single thread, and no signal handlers.
+pub(crate) fn vfork_run<F: FnMut()>(mut body: F) -> Result<Pid> {
+    extern "C" fn trampoline<F: FnMut()>(body: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `body` is the address of the caller's closure, which waits
+        // for us in the suspended parent.
+        let body = unsafe { &mut *body.cast::<F>() };
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        exit_now(i32::from(run.is_err()))
+    }
+    let mut stack = vec![0_u128; STACK_BYTES / size_of::<u128>()];
+    // SAFETY: the stack is aligned, ours, large enough for the steps of a
+    // command, and outlives the child's use of it, since CLONE_VFORK suspends
+    // us until then. Memory is shared, but nothing runs at the same time.
+    let pid = unsafe {
+        libc::clone(
+            trampoline::<F>,
+            stack.as_mut_ptr().add(stack.len()).cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut body).cast(),
+        )
+    };
+    Errno::result(pid).map(Pid::from_raw)
+}
+
+/// Runs what never returns, in a copied process. A panic ends that process
+/// rather than unwind into code that is the original's.
+pub(crate) fn never_return(body: impl FnOnce() -> std::convert::Infallible) -> ! {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
+        Ok(never) => match never {},
+        Err(_) => exit_now(101),
+    }
+}
+
 /// Loads a filter with `prctl(PR_SET_SECCOMP)`.
 pub(crate) fn set_seccomp(program: &[seccompiler::sock_filter]) -> Result<()> {
     let program = libc::sock_fprog {

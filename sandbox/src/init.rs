@@ -1,0 +1,345 @@
+//! Pid 1 of a sandbox.
+//!
+//! It makes itself ready, waits for one command, attaches that command's
+//! directories, starts it, reaps, and when the command's own process has ended
+//! kills and reaps the rest, reports, and leaves; with it goes whatever might
+//! be left. `preparing → prepared → running → ended`, and from each of the
+//! first three `failed`.
+//!
+//! It keeps its capabilities (in its user namespace alone) for the mounts. The
+//! command cannot reach it: it is in no Landlock domain while the command is,
+//! its memory is not dumpable, the kernel drops signals to a pid 1 that has no
+//! handlers, and the channel to the launcher is never in the command's hands.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Pid, sethostname};
+
+use crate::client::{receive_datagram, send_datagram};
+use crate::command;
+use crate::landlock::Rules;
+use crate::message::Usage;
+use crate::paths::open_place;
+use crate::plan::{Phase, Plan, Step};
+use crate::policy::{HostIds, Root};
+use crate::report::{Report, StepFailure};
+use crate::run_request::RunRequest;
+use crate::{limits, mounts, sys};
+
+/// What a sandbox needs from the launcher, prepared once.
+pub(crate) struct Shared {
+    pub(crate) plan: Plan,
+    /// The host's `/proc`.
+    pub(crate) proc: OwnedFd,
+    /// The system call filter, compiled; empty where it is off.
+    pub(crate) filter: Vec<seccompiler::sock_filter>,
+}
+
+/// The descriptors that come with a command, in this order.
+struct Assignment {
+    memory: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    input: OwnedFd,
+    temporary: Option<OwnedFd>,
+}
+
+/// What grows while a sandbox lives.
+struct State<'a> {
+    shared: &'a Shared,
+    host_id: u32,
+    channel: BorrowedFd<'a>,
+    rules: Option<Rules>,
+}
+
+/// Runs as pid 1 of the new pid namespace and never returns.
+pub(crate) fn main(shared: &Shared, channel: OwnedFd, host_id: u32) -> Infallible {
+    let mut state = State {
+        shared,
+        host_id,
+        channel: channel.as_fd(),
+        rules: None,
+    };
+    let report = match live(&mut state) {
+        Ok(report) => report,
+        Err(failure) => Report::Failed(failure),
+    };
+    // Whether the launcher still listens makes no difference here.
+    let sent = send_datagram(channel.as_fd(), &report.encode(), &[]);
+    sys::exit_now(i32::from(sent.is_err()))
+}
+
+fn live(state: &mut State<'_>) -> Result<Report, StepFailure> {
+    run_steps(state, Phase::Prepare, None)?;
+    // From here on a failure that is no step's is a failure of the first step
+    // of the request.
+    let stray = |errno| StepFailure {
+        phase: Phase::Request,
+        step: 0,
+        errno,
+    };
+    send_datagram(state.channel, &Report::Prepared.encode(), &[]).map_err(|e| stray(raw(&e)))?;
+    let assignment = receive(state.channel).map_err(stray)?;
+    let request = read_request(&assignment.memory).map_err(stray)?;
+    run_steps(state, Phase::Request, Some(&assignment))?;
+    if let Some(rules) = &mut state.rules {
+        allow_own(rules, state.shared.plan.root, &assignment).map_err(stray)?;
+    }
+    let status = run(state, assignment, &request)?;
+    let usage = reap_all().map_err(stray)?;
+    Ok(Report::Ended { status, usage })
+}
+
+fn raw(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+fn run_steps(
+    state: &mut State<'_>,
+    phase: Phase,
+    assignment: Option<&Assignment>,
+) -> Result<(), StepFailure> {
+    let shared = state.shared;
+    for (index, step) in shared.plan.steps(phase).iter().enumerate() {
+        let result = match assignment {
+            None => prepare(state, step),
+            Some(assignment) => attach(state, step, assignment),
+        };
+        result.map_err(|errno| StepFailure {
+            phase,
+            step: index,
+            errno,
+        })?;
+    }
+    Ok(())
+}
+
+fn prepare(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
+    let root = state.shared.plan.root;
+    match step {
+        Step::UserAndPidNamespaces { inner } => enter_own_namespaces(state, *inner),
+        Step::TakeIds(inner) => {
+            sys::take_ids(*inner, *inner)?;
+            // The launcher's memory, of which this is a copy, is nobody's business.
+            sys::prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
+        }
+        // After the ids: changing them clears it.
+        Step::DieWithLauncher => {
+            sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).map(drop)
+        }
+        Step::Namespaces { ipc, uts, network } => {
+            let mut flags = CloneFlags::CLONE_NEWNS;
+            flags.set(CloneFlags::CLONE_NEWIPC, *ipc);
+            flags.set(CloneFlags::CLONE_NEWUTS, *uts);
+            flags.set(CloneFlags::CLONE_NEWNET, *network);
+            unshare(flags)
+        }
+        Step::Hostname(name) => sethostname(name),
+        Step::Loopback => sys::bring_up(c"lo"),
+        Step::AttachBase => mounts::attach_base(root),
+        Step::Proc => mounts::proc(),
+        Step::PseudoTerminals => mounts::pseudo_terminals(),
+        Step::PrivateTmpfs(path) => mounts::tmpfs(&format!("/root/{path}")),
+        Step::PivotRoot => mounts::pivot(root),
+        Step::EmptyBoundingSet => empty_bounding_set(),
+        Step::LandlockRules { .. } => landlock_rules(state, step),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn attach(state: &mut State<'_>, step: &Step, assignment: &Assignment) -> nix::Result<()> {
+    let root = state.shared.plan.root;
+    match step {
+        Step::AttachInputRoot(_) => mounts::attach_input(root, &assignment.input),
+        Step::MoveIntoInputRoot => mounts::move_into_input(&assignment.input),
+        Step::AttachTemporaryDirectory => {
+            mounts::attach_temporary(root, &assignment.input, assignment.temporary.as_ref())
+        }
+        Step::PivotRoot => mounts::pivot(root),
+        Step::LandlockRules { .. } => landlock_rules(state, step),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// The namespaces exist since the clone; what is left is to close what is not
+/// the sandbox's, forget the launcher's signal handling, and have ids mapped.
+fn enter_own_namespaces(state: &State<'_>, inner: u32) -> nix::Result<()> {
+    let keep = [state.channel.as_raw_fd(), state.shared.proc.as_raw_fd()];
+    sys::close_all_but(&keep)?;
+    for signal in 1..=64 {
+        // Not all numbers can be set: SIGKILL, SIGSTOP, and the C library's two.
+        let _ = sys::default_signal(signal);
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    umask(Mode::from_bits_truncate(0o022));
+    match state.shared.plan.host_ids {
+        HostIds::Range { .. } => {
+            // The launcher maps, being root outside; it says when that is done.
+            match receive_datagram(state.channel) {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => Err(Errno::EPIPE),
+                Err(error) => Err(raw(&error)),
+            }
+        }
+        HostIds::SameUser => {
+            // The launcher is not dumpable, and so its copy's files in /proc
+            // would belong to root.
+            sys::prctl(libc::PR_SET_DUMPABLE, 1)?;
+            map_ids(&state.shared.proc, "self", inner, state.host_id)
+        }
+    }
+}
+
+/// Maps one id of a new user namespace (`user_namespaces(7)`).
+pub(crate) fn map_ids(proc: &OwnedFd, process: &str, inner: u32, outer: u32) -> nix::Result<()> {
+    let write = |name: &str, text: String| {
+        let file = nix::fcntl::openat(
+            proc,
+            format!("{process}/{name}").as_str(),
+            nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        nix::unistd::write(&file, text.as_bytes()).map(drop)
+    };
+    write("setgroups", "deny".to_owned())?;
+    write("uid_map", format!("{inner} {outer} 1"))?;
+    write("gid_map", format!("{inner} {outer} 1"))
+}
+
+/// Nothing that is executed can have a capability any more; those that init
+/// holds stay.
+fn empty_bounding_set() -> nix::Result<()> {
+    for capability in 0..64 {
+        match sys::prctl(libc::PR_CAPBSET_DROP, capability) {
+            Ok(_) => {}
+            // Beyond the kernel's last.
+            Err(Errno::EINVAL) if capability > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn landlock_rules(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
+    let Step::LandlockRules {
+        scopes_required,
+        scopes,
+    } = step
+    else {
+        return Err(Errno::EINVAL);
+    };
+    let mut rules = Rules::new(*scopes, *scopes_required)?;
+    let slash = open_place(c"/")?;
+    match state.shared.plan.root {
+        Root::Input => rules.allow_all(slash.as_fd())?,
+        Root::Host => {
+            rules.allow_reading(slash.as_fd())?;
+            for path in [c"/var/tmp", c"/dev/shm", c"/dev/pts"] {
+                rules.allow_all(open_place(path)?.as_fd())?;
+            }
+            for path in [
+                c"/dev/null",
+                c"/dev/zero",
+                c"/dev/full",
+                c"/dev/random",
+                c"/dev/urandom",
+                c"/dev/tty",
+            ] {
+                rules.allow_file(open_place(path)?.as_fd())?;
+            }
+        }
+    }
+    state.rules = Some(rules);
+    Ok(())
+}
+
+/// The command's own places: its input root, `/tmp`, and its output files,
+/// which it may open again by way of `/dev/stdout`.
+fn allow_own(rules: &mut Rules, root: Root, assignment: &Assignment) -> nix::Result<()> {
+    rules.allow_file(assignment.stdout.as_fd())?;
+    rules.allow_file(assignment.stderr.as_fd())?;
+    if root == Root::Host {
+        rules.allow_all(assignment.input.as_fd())?;
+        rules.allow_all(open_place(c"/tmp")?.as_fd())?;
+    }
+    Ok(())
+}
+
+fn receive(channel: BorrowedFd<'_>) -> nix::Result<Assignment> {
+    let (_, descriptors) = receive_datagram(channel)
+        .map_err(|error| raw(&error))?
+        .ok_or(Errno::EPIPE)?;
+    let mut descriptors = descriptors.into_iter();
+    let mut next = || descriptors.next().ok_or(Errno::EBADMSG);
+    Ok(Assignment {
+        memory: next()?,
+        stdout: next()?,
+        stderr: next()?,
+        input: next()?,
+        temporary: next().ok(),
+    })
+}
+
+/// The launcher has checked seals and length.
+fn read_request(memory: &OwnedFd) -> nix::Result<RunRequest> {
+    let bytes = crate::memory::read(memory.as_fd())?;
+    RunRequest::decode(&bytes).map_err(|_| Errno::EBADMSG)
+}
+
+/// Starts the command and reaps until its own process has ended.
+fn run(
+    state: &mut State<'_>,
+    assignment: Assignment,
+    request: &RunRequest,
+) -> Result<i32, StepFailure> {
+    let Assignment {
+        stdout,
+        stderr,
+        input,
+        temporary,
+        memory,
+    } = assignment;
+    drop((input, temporary, memory));
+    let pid = command::start(&command::Start {
+        plan: &state.shared.plan,
+        filter: &state.shared.filter,
+        rules: state.rules.as_ref(),
+        request,
+        stdout: stdout.as_fd(),
+        stderr: stderr.as_fd(),
+    })?;
+    drop((stdout, stderr));
+    loop {
+        match sys::wait_any() {
+            Ok((reaped, status)) if reaped == pid => return Ok(status),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => {
+                return Err(StepFailure {
+                    phase: Phase::Command,
+                    step: 0,
+                    errno,
+                });
+            }
+        }
+    }
+}
+
+/// Kills and reaps everything that is left, and says what all of it used.
+fn reap_all() -> nix::Result<Usage> {
+    loop {
+        // To all but oneself; ESRCH when there is none.
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        match sys::wait_any() {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::ECHILD) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(limits::usage(&sys::usage_of_children()?))
+}

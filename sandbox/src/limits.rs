@@ -1,0 +1,50 @@
+//! Resource limits of commands, and what they used.
+
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::message::Usage;
+use crate::policy::Limits;
+
+/// Sets the limits of this process; hard limits are only ever lowered.
+pub(crate) fn apply(limits: &Limits) -> nix::Result<()> {
+    set(Resource::RLIMIT_CORE, 0, true)?;
+    set(Resource::RLIMIT_NOFILE, limits.open_files, true)?;
+    if let Some(processes) = limits.processes {
+        set(Resource::RLIMIT_NPROC, processes, true)?;
+    }
+    if let Some(size) = limits.file_size {
+        set(Resource::RLIMIT_FSIZE, size, true)?;
+    }
+    if let Some(stack) = limits.stack {
+        set(Resource::RLIMIT_STACK, stack, false)?;
+    }
+    Ok(())
+}
+
+fn set(resource: Resource, value: u64, hard_too: bool) -> nix::Result<()> {
+    let (_, hard) = getrlimit(resource)?;
+    let value = value.min(hard);
+    setrlimit(resource, value, if hard_too { value } else { hard })
+}
+
+/// In our units.
+pub(crate) fn usage(usage: &libc::rusage) -> Usage {
+    let count = |value: libc::c_long| u64::try_from(value).unwrap_or_default();
+    let time = |value: libc::timeval| {
+        Duration::from_secs(count(value.tv_sec)) + Duration::from_micros(count(value.tv_usec))
+    };
+    Usage {
+        user_time: time(usage.ru_utime),
+        system_time: time(usage.ru_stime),
+        // The kernel counts in KiB.
+        maximum_resident_set_size: count(usage.ru_maxrss) * 1024,
+        page_reclaims: count(usage.ru_minflt),
+        page_faults: count(usage.ru_majflt),
+        block_input_operations: count(usage.ru_inblock),
+        block_output_operations: count(usage.ru_oublock),
+        voluntary_context_switches: count(usage.ru_nvcsw),
+        involuntary_context_switches: count(usage.ru_nivcsw),
+    }
+}

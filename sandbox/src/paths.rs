@@ -1,0 +1,146 @@
+//! Paths of requests, resolved below the build directory.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{Mode, fstatat};
+
+/// A relative path without empty components, `.`, `..` and NUL; may be empty.
+/// Whether it is acceptable is decided here; that it stays below the build
+/// directory is also enforced by the kernel when it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Relative(Vec<u8>);
+
+impl Relative {
+    /// `EINVAL` for a path that is not acceptable.
+    pub(crate) fn new(path: &[u8]) -> nix::Result<Self> {
+        let acceptable = path.is_empty()
+            || path.split(|byte| *byte == b'/').all(|component| {
+                !component.is_empty()
+                    && component != b"."
+                    && component != b".."
+                    && component.len() <= 255
+                    && !component.contains(&0)
+            });
+        if acceptable && path.len() < crate::message::PATH_BYTES {
+            Ok(Self(path.to_vec()))
+        } else {
+            Err(Errno::EINVAL)
+        }
+    }
+
+    /// The directory it lies in, and its last component; `EINVAL` when empty.
+    fn split_last(&self) -> nix::Result<(Self, CString)> {
+        let (parent, name) = match self.0.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (&self.0[..slash], &self.0[slash + 1..]),
+            None => (&[][..], &self.0[..]),
+        };
+        if name.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+        Ok((Self(parent.to_vec()), name))
+    }
+}
+
+/// Opens the directory at `path` below `base` (`O_PATH`). No component may be
+/// a symbolic link.
+pub(crate) fn open_directory(base: BorrowedFd<'_>, path: &Relative) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
+    let path = if path.0.is_empty() { b"." } else { &path.0[..] };
+    openat2(base, path, how)
+}
+
+/// Creates a file that does not exist, for appending.
+pub(crate) fn create_file(base: BorrowedFd<'_>, path: &Relative) -> nix::Result<OwnedFd> {
+    let (parent, name) = path.split_last()?;
+    let parent = open_directory(base, &parent)?;
+    openat(
+        parent.as_fd(),
+        name.as_c_str(),
+        OFlag::O_WRONLY
+            | OFlag::O_CREAT
+            | OFlag::O_EXCL
+            | OFlag::O_APPEND
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC,
+        Mode::from_bits_truncate(0o666),
+    )
+}
+
+/// Whether something exists at `path`, a symbolic link included.
+pub(crate) fn check(base: BorrowedFd<'_>, path: &Relative) -> nix::Result<()> {
+    if path.0.is_empty() {
+        return open_directory(base, path).map(drop);
+    }
+    let (parent, name) = path.split_last()?;
+    let parent = open_directory(base, &parent)?;
+    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+    fstatat(parent.as_fd(), name.as_c_str(), flags).map(drop)
+}
+
+/// Opens an absolute path of this mount namespace (`O_PATH`), following links.
+pub(crate) fn open_place(path: &std::ffi::CStr) -> nix::Result<OwnedFd> {
+    nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_relative_paths_are_acceptable() {
+        for good in ["", "a", "a/b", "...", "a/.b"] {
+            assert!(Relative::new(good.as_bytes()).is_ok(), "{good:?}");
+        }
+        let long = "a/".repeat(3000) + "a";
+        let component = "a".repeat(256);
+        for bad in [
+            "/", "/a", "a/", "a//b", ".", "./a", "a/.", "..", "a/..", "a/../b", "a\0b", &long,
+            &component,
+        ] {
+            assert_eq!(Relative::new(bad.as_bytes()), Err(Errno::EINVAL), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn links_are_not_followed_and_files_are_new() {
+        let directory = std::env::temp_dir().join(format!("sandbox-paths-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(directory.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", directory.join("link")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", directory.join("file")).unwrap();
+        let base = std::fs::File::open(&directory).unwrap();
+        let base = base.as_fd();
+        let path = |text: &str| Relative::new(text.as_bytes()).unwrap();
+        assert!(open_directory(base, &path("real")).is_ok());
+        assert!(open_directory(base, &path("")).is_ok());
+        assert_eq!(
+            open_directory(base, &path("link")).unwrap_err(),
+            Errno::ELOOP
+        );
+        assert_eq!(
+            create_file(base, &path("link/out")).unwrap_err(),
+            Errno::ELOOP
+        );
+        assert_eq!(create_file(base, &path("file")).unwrap_err(), Errno::EEXIST);
+        assert_eq!(create_file(base, &path("")).unwrap_err(), Errno::EINVAL);
+        assert!(create_file(base, &path("real/out")).is_ok());
+        assert_eq!(
+            create_file(base, &path("real/out")).unwrap_err(),
+            Errno::EEXIST
+        );
+        assert_eq!(check(base, &path("file")), Ok(()));
+        assert_eq!(check(base, &path("")), Ok(()));
+        assert_eq!(check(base, &path("none")), Err(Errno::ENOENT));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,241 @@
+//! Making what commands left accessible to the worker.
+//!
+//! A command may leave directories of mode 0000 and files it alone may read,
+//! at a host uid that is not the worker's. In a directory whose commands are
+//! all dead, everything that belongs to a command's uid is opened up:
+//! directories become 0777, regular files that have one name get read rights
+//! for all and lose set-id bits. What belongs to others (above all the
+//! worker's cache, hardlinked there) is not touched; nor is a file with several
+//! names, since another name may be elsewhere.
+//!
+//! The tree is hostile: it is walked by directory descriptor, one at a time,
+//! so that its depth costs neither stack nor descriptors.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::libc;
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, fstatat};
+use nix::unistd::{Uid, geteuid};
+
+use crate::policy::HostIds;
+use crate::sys;
+
+/// `CAP_DAC_READ_SEARCH`, `CAP_FOWNER`.
+const KEPT: u64 = 1 << 2 | 1 << 3;
+
+/// Whose files are opened up, and how far.
+#[derive(Debug, Clone, Copy)]
+struct Owners {
+    ids: HostIds,
+    own: Uid,
+}
+
+impl Owners {
+    fn covers(self, uid: u32) -> bool {
+        match self.ids {
+            HostIds::Range { start, count } => uid.checked_sub(start).is_some_and(|n| n < count),
+            HostIds::SameUser => uid == self.own.as_raw(),
+        }
+    }
+
+    /// The mode that this inode is to have, when that is another.
+    fn mode(self, stat: &FileStat) -> Option<libc::mode_t> {
+        if !self.covers(stat.st_uid) {
+            return None;
+        }
+        let mode = stat.st_mode & 0o7777;
+        let all = matches!(self.ids, HostIds::Range { .. });
+        let wanted = match stat.st_mode & libc::S_IFMT {
+            libc::S_IFDIR => match all {
+                true => 0o777,
+                false => mode | 0o700,
+            },
+            libc::S_IFREG if stat.st_nlink == 1 => mode & 0o777 | if all { 0o444 } else { 0o400 },
+            _ => return None,
+        };
+        (wanted != mode).then_some(wanted)
+    }
+}
+
+/// In a child of the launcher: gives up what is not needed, and walks.
+/// Returns how many modes were changed.
+pub(crate) fn run(directory: BorrowedFd<'_>, ids: HostIds) -> nix::Result<u64> {
+    let owners = Owners {
+        ids,
+        own: geteuid(),
+    };
+    let kept = sys::capabilities()?.permitted & KEPT;
+    sys::set_capabilities(sys::Capabilities {
+        effective: kept,
+        permitted: kept,
+        inheritable: 0,
+    })?;
+    walk(directory, owners)
+}
+
+/// A directory on the way down.
+struct Level {
+    device: libc::dev_t,
+    inode: libc::ino_t,
+    /// Directories in it that are still to be visited.
+    left: Vec<CString>,
+}
+
+fn walk(directory: BorrowedFd<'_>, owners: Owners) -> nix::Result<u64> {
+    let mut changed = 0;
+    open_up(directory, c".", owners, &mut changed)?;
+    let mut current = descend(directory, c".")?;
+    let mut levels = vec![enter(&current, owners, &mut changed)?];
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.left.pop() {
+            current = descend(current.as_fd(), &name)?;
+            let level = enter(&current, owners, &mut changed)?;
+            levels.push(level);
+            continue;
+        }
+        levels.pop();
+        if let Some(above) = levels.last() {
+            current = descend(current.as_fd(), c"..")?;
+            let stat = fstat(&current)?;
+            if (stat.st_dev, stat.st_ino) != (above.device, above.inode) {
+                // Somebody moves directories about.
+                return Err(Errno::ESTALE);
+            }
+        }
+    }
+    Ok(changed)
+}
+
+fn descend(from: BorrowedFd<'_>, name: &CStr) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(from, name, flags, Mode::empty())
+}
+
+/// Opens up what lies in a directory, and notes the directories.
+fn enter(directory: &OwnedFd, owners: Owners, changed: &mut u64) -> nix::Result<Level> {
+    let stat = fstat(directory)?;
+    let mut level = Level {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        left: Vec::new(),
+    };
+    let mut listing = Dir::openat(
+        directory,
+        c".",
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    for entry in listing.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        if open_up(directory.as_fd(), name, owners, changed)? {
+            level.left.push(name.to_owned());
+        }
+    }
+    Ok(level)
+}
+
+/// Changes one inode's mode if need be. Whether it is a directory of this
+/// file system to be visited.
+fn open_up(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    owners: Owners,
+    changed: &mut u64,
+) -> nix::Result<bool> {
+    let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    if owners.mode(&stat).is_some() {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let inode = openat(directory, name, flags, Mode::empty())?;
+        // Looked at again: the name might mean another inode by now.
+        if let Some(mode) = owners.mode(&fstat(&inode)?) {
+            // An O_PATH descriptor cannot be given to fchmod(2).
+            let path = format!("/proc/self/fd/{}", inode.as_raw_fd());
+            let mode = Mode::from_bits_truncate(mode);
+            fchmodat(
+                nix::fcntl::AT_FDCWD,
+                path.as_str(),
+                mode,
+                FchmodatFlags::FollowSymlink,
+            )?;
+            *changed += 1;
+        }
+    }
+    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+
+    use super::*;
+
+    fn stat(uid: u32, mode: libc::mode_t, links: libc::nlink_t) -> FileStat {
+        let mut stat = nix::sys::stat::stat("/").unwrap();
+        (stat.st_uid, stat.st_mode, stat.st_nlink) = (uid, mode, links);
+        stat
+    }
+
+    #[test]
+    fn only_what_commands_own_is_opened_up() {
+        let owners = Owners {
+            ids: HostIds::Range {
+                start: 100,
+                count: 10,
+            },
+            own: Uid::from_raw(0),
+        };
+        let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links));
+        assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
+        assert_eq!(mode(109, libc::S_IFREG | 0o4710, 1), Some(0o754));
+        assert_eq!(mode(109, libc::S_IFREG | 0o644, 1), None);
+        assert_eq!(mode(109, libc::S_IFREG, 2), None);
+        assert_eq!(mode(109, libc::S_IFLNK | 0o777, 1), None);
+        for stranger in [0, 99, 110] {
+            assert_eq!(mode(stranger, libc::S_IFDIR, 2), None);
+            assert_eq!(mode(stranger, libc::S_IFREG, 1), None);
+        }
+    }
+
+    #[test]
+    fn a_deep_tree_costs_no_descriptors() {
+        let directory = std::env::temp_dir().join(format!("sandbox-deep-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir(&directory).unwrap();
+        let mut current: OwnedFd = std::fs::File::open(&directory).unwrap().into();
+        for _ in 0..5000 {
+            nix::sys::stat::mkdirat(&current, "d", Mode::from_bits_truncate(0o755)).unwrap();
+            current = descend(current.as_fd(), c"d").unwrap();
+        }
+        let file = openat(
+            &current,
+            "f",
+            OFlag::O_CREAT | OFlag::O_WRONLY,
+            Mode::from_bits_truncate(0o200),
+        )
+        .unwrap();
+        std::fs::DirBuilder::new()
+            .mode(0o000)
+            .create(directory.join("closed"))
+            .unwrap();
+        let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let root = std::fs::File::open(&directory).unwrap();
+        let owners = Owners {
+            ids: HostIds::SameUser,
+            own: geteuid(),
+        };
+        assert_eq!(walk(root.as_fd(), owners), Ok(2));
+        assert_eq!(fstat(&file).unwrap().st_mode & 0o777, 0o600);
+        let closed = directory.join("closed").metadata().unwrap();
+        assert_eq!(closed.permissions().mode() & 0o777, 0o700);
+        assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() <= before + 1);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
