@@ -54,12 +54,24 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Another process owns the embedded store's directory.
+    #[error("{0} is in use by another process")]
+    InUse(PathBuf),
+    /// The process is ending.
+    #[error("the storage is shutting down")]
+    Stopping,
+    /// What was to be stored could not be read from where it comes.
+    #[error("{}", .0.message())]
+    Source(Status),
     /// The embedded database failed.
     #[error("action cache database: {0}")]
     Database(String),
     /// A remote storage answered with an error.
     #[error("storage: {0}")]
     Remote(Status),
+    /// The daemon around the store failed.
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
 }
 
 impl From<Error> for Status {
@@ -72,8 +84,11 @@ impl From<Error> for Status {
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Code::ResourceExhausted
             }
-            Error::File { .. } | Error::Database(_) => Code::Internal,
-            Error::Remote(status) => return status.clone(),
+            Error::File { .. } | Error::Database(_) | Error::InUse(_) | Error::Daemon(_) => {
+                Code::Internal
+            }
+            Error::Stopping => Code::Unavailable,
+            Error::Remote(status) | Error::Source(status) => return status.clone(),
         };
         Self::new(code, error.to_string())
     }

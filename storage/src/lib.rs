@@ -1,13 +1,28 @@
 //! Blobs and action results: the traits, and what stands behind and before them.
 //!
 //! [`store`] holds the traits. Behind them stand the embedded store of one
-//! machine and the client of any REv2 storage; before them the gRPC services and
-//! the front, the one endpoint that clients use.
+//! machine ([`local`]) and the client of any REv2 storage ([`client`]); before them
+//! the gRPC services ([`serve`]) and the front ([`front`]), the one endpoint that
+//! clients use. [`program`] is the storage daemon, made of all of these.
 
 #![forbid(unsafe_code)]
+// A digest is 80 bytes and errors name two of them; they are rare enough to be moved.
+#![allow(clippy::result_large_err)]
 
+pub mod client;
+pub mod complete;
+pub mod config;
 pub mod error;
+pub mod front;
+pub mod local;
+pub mod program;
+pub mod serve;
 pub mod store;
+mod verify;
 
+pub use client::RemoteStorage;
+pub use complete::Complete;
+pub use config::Config;
 pub use error::Error;
+pub use front::{Front, internal_routes};
 pub use store::{ActionCache, BlobStore, ByteStream};

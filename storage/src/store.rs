@@ -6,7 +6,8 @@
 //! services, worker and scheduler know only them.
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt as _;
 use futures::stream::BoxStream;
 use proto::wire::rev2::ActionResult;
 use proto::{Digest, InstanceName};
@@ -102,4 +103,31 @@ pub trait ActionCache: Send + Sync + 'static {
         action: Digest,
         result: ActionResult,
     ) -> Result<(), Error>;
+}
+
+/// All the bytes of a blob that is small enough to be held whole. They are not
+/// verified here.
+///
+/// # Errors
+/// The stream's own; [`Error::Size`] as soon as there are more bytes than the
+/// digest says.
+pub async fn collect(digest: Digest, mut bytes: ByteStream) -> Result<Bytes, Error> {
+    let mut whole = BytesMut::new();
+    while let Some(piece) = bytes.try_next().await? {
+        let actual = (whole.len() + piece.len()) as u64;
+        if actual > digest.size() {
+            return Err(Error::Size { digest, actual });
+        }
+        if whole.is_empty() && actual == digest.size() {
+            return match bytes.try_next().await? {
+                None => Ok(piece),
+                Some(more) => Err(Error::Size {
+                    digest,
+                    actual: actual + more.len() as u64,
+                }),
+            };
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
 }

@@ -1,0 +1,65 @@
+//! The endpoints of a storage daemon.
+
+use std::sync::Arc;
+
+use tonic::service::{Routes, RoutesBuilder};
+use tonic::transport::Channel;
+
+use crate::serve::{
+    ActionCacheService, ByteStreamService, CapabilitiesService, CasService, ExecutionForwarder,
+};
+use crate::store::{ActionCache, BlobStore};
+
+/// The one endpoint that clients use: blobs and action results from a storage,
+/// execution passed on to a scheduler.
+pub struct Front {
+    /// Where blobs are.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Where action results are.
+    pub actions: Arc<dyn ActionCache>,
+    /// Who executes; without one, calls to execute are UNIMPLEMENTED and the
+    /// capabilities say nothing of execution.
+    pub scheduler: Option<Channel>,
+    /// Whether clients may write the action cache. They need not for remote
+    /// execution, and whoever may can make others' builds take what they wrote.
+    pub allow_action_cache_updates: bool,
+}
+
+impl Front {
+    /// Its services.
+    #[must_use]
+    pub fn routes(self) -> Routes {
+        let mut routes = storage(
+            self.blobs,
+            self.actions,
+            self.allow_action_cache_updates,
+            self.scheduler.clone(),
+        );
+        if let Some(scheduler) = self.scheduler {
+            let (execution, operations) = ExecutionForwarder::servers(scheduler);
+            routes.add_service(execution).add_service(operations);
+        }
+        routes.routes()
+    }
+}
+
+/// The endpoint for workers and schedulers: storage, with updates of the action
+/// cache.
+pub fn internal_routes(blobs: Arc<dyn BlobStore>, actions: Arc<dyn ActionCache>) -> Routes {
+    storage(blobs, actions, true, None).routes()
+}
+
+fn storage(
+    blobs: Arc<dyn BlobStore>,
+    actions: Arc<dyn ActionCache>,
+    updates: bool,
+    scheduler: Option<Channel>,
+) -> RoutesBuilder {
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(CasService::server(blobs.clone()))
+        .add_service(ByteStreamService::server(blobs))
+        .add_service(ActionCacheService::server(actions, updates))
+        .add_service(CapabilitiesService::server(updates, scheduler));
+    routes
+}

@@ -1,0 +1,78 @@
+//! The storage daemon.
+
+use std::sync::Arc;
+
+use daemon::Shutdown;
+use futures::future::try_join_all;
+
+use crate::complete::Complete;
+use crate::config::Config;
+use crate::error::Error;
+use crate::front::{Front, internal_routes};
+use crate::local::{Actions, Blobs, Limits};
+use crate::store::{ActionCache, BlobStore};
+
+/// Serves the embedded store until told to stop.
+///
+/// # Errors
+/// The store cannot be opened, or a listener fails.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    // Listening first: what connects while the store is opened waits, and is not
+    // refused.
+    let mut clients = Vec::new();
+    for address in &config.client_listen_addresses {
+        clients.push(daemon::listen(address).await?);
+    }
+    let mut internals = Vec::new();
+    for address in &config.internal_listen_addresses {
+        internals.push(daemon::listen(address).await?);
+    }
+    let scheduler = config.scheduler.as_ref().map(daemon::connect).transpose()?;
+
+    let opening = config.clone();
+    let (blobs, actions) = tokio::task::spawn_blocking(move || open(&opening))
+        .await
+        .map_err(|_| Error::Stopping)??;
+    let blobs: Arc<dyn BlobStore> = Arc::new(blobs);
+    let actions: Arc<dyn ActionCache> = Arc::new(Complete::new(actions, blobs.clone()));
+
+    let front = Front {
+        blobs: blobs.clone(),
+        actions: actions.clone(),
+        scheduler,
+        allow_action_cache_updates: config.allow_client_action_cache_updates,
+    }
+    .routes();
+    let internal = internal_routes(blobs, actions);
+    let served = clients
+        .into_iter()
+        .map(|listener| (listener, front.clone()))
+        .chain(
+            internals
+                .into_iter()
+                .map(|listener| (listener, internal.clone())),
+        )
+        .map(|(listener, routes)| {
+            tracing::info!(address = listener.local_address(), "serving storage");
+            daemon::serve(listener, routes, shutdown.clone())
+        });
+    try_join_all(served).await?;
+    Ok(())
+}
+
+fn open(config: &Config) -> Result<(Blobs, Actions), Error> {
+    let blobs = Blobs::open(
+        &config.directory,
+        Limits {
+            disk: config.maximum_size_bytes,
+            memory: config.memory_cache_size_bytes,
+        },
+    )?;
+    // Under the lock that the blobs hold on the directory.
+    let actions = Actions::open(
+        &config.directory.join("actions.redb"),
+        config.maximum_action_cache_size_bytes,
+    )?;
+    tracing::info!(directory = %config.directory.display(), bytes = blobs.size(), "opened the store");
+    Ok((blobs, actions))
+}

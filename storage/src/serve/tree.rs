@@ -1,0 +1,102 @@
+//! GetTree: all directories below one, level by level.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use prost::Message as _;
+use proto::wire::rev2::{Directory, GetTreeResponse};
+use proto::{Digest, InstanceName};
+use tonic::Status;
+
+use super::MAXIMUM_BATCH;
+use super::field::{digest, unreadable};
+use crate::error::Error;
+use crate::store::BlobStore;
+
+/// How many directories one message carries where the client does not say, and at
+/// most.
+const PAGE: usize = 1000;
+
+struct Walk {
+    blobs: Arc<dyn BlobStore>,
+    instance: InstanceName,
+    seen: HashSet<Digest>,
+    rest: VecDeque<Digest>,
+    page: usize,
+}
+
+impl Walk {
+    /// The next directories, as many as one message may carry.
+    fn take(&mut self) -> Vec<Digest> {
+        let mut some = Vec::new();
+        let mut total = 0;
+        while let Some(digest) = self.rest.front() {
+            total += digest.size();
+            if !some.is_empty() && (total > MAXIMUM_BATCH || some.len() == self.page) {
+                break;
+            }
+            some.extend(self.rest.pop_front());
+        }
+        some
+    }
+
+    async fn next(&mut self) -> Result<Vec<Directory>, Status> {
+        let some = self.take();
+        let read = self.blobs.read_batch(&self.instance, &some).await?;
+        let mut directories = Vec::with_capacity(some.len());
+        for (named, read) in some.iter().zip(read) {
+            let bytes = match read {
+                Ok(bytes) => bytes,
+                // REv2: what is missing is left out.
+                Err(Error::NotFound(_) | Error::Corrupt { .. } | Error::Size { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let directory = Directory::decode(bytes).map_err(|error| {
+                Status::invalid_argument(format!("blob {named} is no Directory: {error}"))
+            })?;
+            for child in &directory.directories {
+                let field = format!("directory {:?} in {named}", child.name);
+                let child = digest(&field, named.function().to_wire(), child.digest.as_ref())?;
+                if self.seen.insert(child) {
+                    self.rest.push_back(child);
+                }
+            }
+            directories.push(directory);
+        }
+        Ok(directories)
+    }
+}
+
+/// The pages of a tree, each distinct directory once, the root first.
+pub(super) async fn pages(
+    blobs: Arc<dyn BlobStore>,
+    instance: InstanceName,
+    root: Digest,
+    page: usize,
+) -> Result<BoxStream<'static, Result<GetTreeResponse, Status>>, Status> {
+    // A tree without its root is not found, whatever else is there.
+    if !blobs.find_missing(&instance, &[root]).await?.is_empty() {
+        return Err(unreadable(Error::NotFound(root)));
+    }
+    let walk = Walk {
+        blobs,
+        instance,
+        seen: HashSet::from([root]),
+        rest: VecDeque::from([root]),
+        page: if page == 0 { PAGE } else { page.min(PAGE) },
+    };
+    Ok(futures::stream::try_unfold(walk, |mut walk| async move {
+        if walk.rest.is_empty() {
+            return Ok(None);
+        }
+        let directories = walk.next().await?;
+        let page = GetTreeResponse {
+            directories,
+            next_page_token: String::new(),
+        };
+        Ok(Some((page, walk)))
+    })
+    .boxed())
+}
