@@ -1,1 +1,79 @@
-//! runner
+//! `bb_runner`: runs one command per request in one sandbox per command.
+//!
+//! [`run`] binds the listening sockets, then cuts the process in two
+//! ([`sandbox::split`]). The *launcher* half makes the sandboxes; the *service*
+//! half, here, speaks gRPC and has no rights at all: a request is validated
+//! (`request`), sent to the launcher (`launcher`), and its outcome told in the
+//! protocol's words (`result`). Two services share the socket: Buildbarn's own
+//! (`service`) and what it has no place for (`extension`).
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod error;
+mod extension;
+mod launcher;
+mod request;
+mod result;
+mod serve;
+mod service;
+
+use std::fs::Permissions;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::process::ExitCode;
+
+use daemon::Address;
+use daemon::listener::Socket;
+
+pub use config::{CommandLimits, Config, Importance, Root, UidRange};
+pub use error::{Error, StartError};
+
+/// Runs a runner until it is told to stop (SIGTERM or SIGINT: commands under way
+/// are finished, a second one kills them). Call it while the process has one
+/// thread: it forks.
+///
+/// Either half's end, however it comes, ends the other one and every command.
+#[must_use]
+pub fn run(config: Config) -> ExitCode {
+    start(config).unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn start(config: Config) -> Result<ExitCode, StartError> {
+    let config = config.effective(nix::unistd::geteuid().is_root())?;
+    let sockets = config
+        .grpc_servers
+        .iter()
+        .map(bind)
+        .collect::<Result<Vec<_>, _>>()?;
+    let keep = sockets
+        .iter()
+        .map(|socket| socket.as_fd().as_raw_fd())
+        .collect();
+    let sandbox = config.sandbox(keep)?;
+    let code = sandbox::split(sandbox, |client| {
+        serve::run(client, sockets, &config).unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        })
+    })?;
+    Ok(code)
+}
+
+/// Binds a socket that the worker, another user, can connect to. Its directory
+/// says who reaches it.
+fn bind(address: &Address) -> Result<Socket, StartError> {
+    let socket = daemon::listener::bind(address)?;
+    if let Address::Unix(path) = address {
+        std::fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|source| {
+            StartError::Permissions {
+                path: path.clone(),
+                source,
+            }
+        })?;
+    }
+    Ok(socket)
+}

@@ -1,0 +1,408 @@
+//! The configuration file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use daemon::Address;
+use sandbox::{HostIds, Limits, Need, Policy, Protection, ServiceHalf};
+use serde::{Deserialize, Serialize};
+
+use crate::error::StartError;
+
+/// The configuration of a runner.
+///
+/// Keys that mean the same in Buildbarn's `bb_runner` bear its names
+/// (bb-remote-execution, `pkg/proto/configuration/bb_runner`).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The absolute directory that worker and runner share; every path of a
+    /// request is relative to it. Each of the two may know it by a path of its own.
+    pub build_directory_path: PathBuf,
+    /// Where to serve. Whoever can connect can run commands: a unix socket is
+    /// made connectable for every user, since the worker is another one, so its
+    /// directory is to be closed to all but the worker.
+    pub grpc_servers: Vec<Address>,
+    /// What commands see as `/`.
+    #[serde(default)]
+    pub root: Root,
+    /// The host uids (and gids, the same numbers) that commands run at, one per
+    /// sandbox. Needed by, and only possible for, a runner that root starts.
+    /// Without it commands run as the runner's own user, and a worker of the same
+    /// user must copy inputs instead of hardlinking them.
+    pub uid_range: Option<UidRange>,
+    /// Who the half that speaks gRPC is when root starts the runner: neither root
+    /// nor of `uid_range`, and best nobody else.
+    pub service_uid: Option<u32>,
+    /// Its group; `service_uid`'s number when absent.
+    pub service_gid: Option<u32>,
+    /// How many sandboxes are kept ready ahead of commands; at least 1.
+    #[serde(default = "default_pool_size")]
+    pub pool_size: usize,
+    /// How many commands run at a time; further ones wait for their turn. Absent:
+    /// 256, or what `uid_range` and `pool_size` allow when that is less.
+    pub maximum_concurrent: Option<usize>,
+    /// Sets `TMPDIR` to the action's temporary directory, unless the action sets it.
+    #[serde(default)]
+    pub set_tmpdir_environment_variable: bool,
+    /// Further absolute host directories that commands see, read-only, at the same
+    /// place; with `root = "host"` only.
+    #[serde(default)]
+    pub read_only_binds: Vec<PathBuf>,
+    /// Resource limits of each command.
+    #[serde(default)]
+    pub limits: CommandLimits,
+    /// How much a protection matters, where more than by default.
+    #[serde(default)]
+    pub protections: BTreeMap<String, Importance>,
+    /// How much a protection matters, where less than by default. Each one gives
+    /// up what the documentation of that protection promises.
+    #[serde(default)]
+    pub unsafe_protections: BTreeMap<String, Importance>,
+}
+
+impl daemon::config::Configuration for Config {}
+
+/// What commands see as `/`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// The runner's userland, read-only, with the input root at `/build/root`.
+    #[default]
+    Host,
+    /// The input root (Buildbarn's `chroot_into_input_root`).
+    Input,
+}
+
+/// Host uids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct UidRange {
+    /// The first. None of the range may own anything else on the host.
+    pub start: u32,
+    /// How many: at least `maximum_concurrent` and `pool_size` together.
+    pub count: u32,
+}
+
+/// How much a protection matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Importance {
+    /// Not used, though the host may have it.
+    Off,
+    /// Used where the host has it.
+    BestEffort,
+    /// Without it the runner does not start.
+    Required,
+}
+
+/// Resource limits of each command (`setrlimit(2)`); what is absent is as the
+/// runner's own.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CommandLimits {
+    /// Open files of one process.
+    pub open_files: u64,
+    /// Processes of one host uid.
+    pub processes: Option<u64>,
+    /// The largest file a process may write.
+    pub file_size_bytes: Option<u64>,
+    /// The stack of a process's first thread.
+    pub stack_size_bytes: Option<u64>,
+}
+
+impl Default for CommandLimits {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            open_files: limits.open_files,
+            processes: limits.processes,
+            file_size_bytes: limits.file_size,
+            stack_size_bytes: limits.stack,
+        }
+    }
+}
+
+const fn default_pool_size() -> usize {
+    4
+}
+
+/// How many commands run at a time unless something says otherwise.
+const DEFAULT_MAXIMUM_CONCURRENT: usize = 256;
+
+impl From<Importance> for Need {
+    fn from(importance: Importance) -> Self {
+        match importance {
+            Importance::Off => Self::Off,
+            Importance::BestEffort => Self::BestEffort,
+            Importance::Required => Self::Required,
+        }
+    }
+}
+
+impl From<Need> for Importance {
+    fn from(need: Need) -> Self {
+        match need {
+            Need::Off => Self::Off,
+            Need::BestEffort => Self::BestEffort,
+            Need::Required => Self::Required,
+        }
+    }
+}
+
+fn invalid<T>(key: &str, reason: impl Into<String>) -> Result<T, StartError> {
+    Err(StartError::Config {
+        key: key.into(),
+        reason: reason.into(),
+    })
+}
+
+impl Config {
+    /// Checks the values against one another, and writes out what absent ones mean.
+    ///
+    /// `as_root`: whether root starts the runner.
+    ///
+    /// # Errors
+    /// [`StartError::Config`], naming the key.
+    pub fn effective(mut self, as_root: bool) -> Result<Self, StartError> {
+        if !self.build_directory_path.is_absolute() {
+            return invalid("build_directory_path", "is not an absolute path");
+        }
+        if self.grpc_servers.is_empty() {
+            return invalid("grpc_servers", "is empty");
+        }
+        if self.pool_size == 0 {
+            return invalid("pool_size", "must be at least 1");
+        }
+        self.check_users(as_root)?;
+        let possible = match self.uid_range {
+            Some(range) => {
+                let count = usize::try_from(range.count).unwrap_or(usize::MAX);
+                count.saturating_sub(self.pool_size)
+            }
+            None => usize::MAX,
+        };
+        let concurrent = self
+            .maximum_concurrent
+            .unwrap_or(DEFAULT_MAXIMUM_CONCURRENT.min(possible));
+        if possible == 0 || concurrent > possible {
+            return invalid(
+                "uid_range.count",
+                "is less than maximum_concurrent and pool_size together",
+            );
+        }
+        if concurrent == 0 || concurrent > tokio::sync::Semaphore::MAX_PERMITS {
+            return invalid("maximum_concurrent", "is out of range");
+        }
+        self.maximum_concurrent = Some(concurrent);
+        self.policy()?;
+        Ok(self)
+    }
+
+    fn check_users(&mut self, as_root: bool) -> Result<(), StartError> {
+        match (as_root, self.uid_range) {
+            (true, None) => invalid(
+                "uid_range",
+                "is needed when root starts the runner: commands would run as root",
+            ),
+            (false, Some(_)) => invalid(
+                "uid_range",
+                "takes root: without it commands run as the runner's own user",
+            ),
+            (true, Some(range)) => {
+                let Some(uid) = self.service_uid else {
+                    return invalid("service_uid", "is needed when root starts the runner");
+                };
+                let gid = *self.service_gid.get_or_insert(uid);
+                for (key, id) in [("service_uid", uid), ("service_gid", gid)] {
+                    if id == 0 {
+                        return invalid(key, "must not be root's");
+                    }
+                    if id >= range.start && id - range.start < range.count {
+                        return invalid(key, "lies in uid_range, which belongs to commands");
+                    }
+                }
+                Ok(())
+            }
+            (false, None) => Ok(()),
+        }
+    }
+
+    /// The sandbox's policy.
+    ///
+    /// # Errors
+    /// A protection that is unknown, or weakened outside `unsafe_protections`.
+    pub fn policy(&self) -> Result<Policy, StartError> {
+        let root = match self.root {
+            Root::Host => sandbox::Root::Host,
+            Root::Input => sandbox::Root::Input,
+        };
+        let host_ids = match self.uid_range {
+            Some(UidRange { start, count }) => HostIds::Range { start, count },
+            None => HostIds::SameUser,
+        };
+        let mut policy = Policy::new(root, host_ids);
+        policy.limits = Limits {
+            open_files: self.limits.open_files,
+            processes: self.limits.processes,
+            file_size: self.limits.file_size_bytes,
+            stack: self.limits.stack_size_bytes,
+        };
+        policy.read_only_binds.clone_from(&self.read_only_binds);
+        let named = |table: &str, name: &str| match Protection::from_name(name) {
+            Some(protection) => Ok(protection),
+            None => invalid(
+                &format!("{table}.{name}"),
+                format!(
+                    "is no protection; there are {}",
+                    Protection::ALL.map(Protection::name).join(", ")
+                ),
+            ),
+        };
+        // In the order of the protections: giving up one makes a later one a
+        // requirement, which can then be given up as well.
+        let mut weakened = BTreeMap::new();
+        for (name, importance) in &self.unsafe_protections {
+            weakened.insert(named("unsafe_protections", name)?, *importance);
+        }
+        for (protection, importance) in weakened {
+            policy.set_need(protection, importance.into());
+        }
+        for (name, importance) in &self.protections {
+            let protection = named("protections", name)?;
+            if *importance < policy.need(protection).into() {
+                return invalid(
+                    &format!("protections.{name}"),
+                    "is less than by default; what weakens the sandbox belongs in \
+                     unsafe_protections",
+                );
+            }
+            policy.set_need(protection, (*importance).into());
+        }
+        Ok(policy)
+    }
+
+    /// What the sandbox needs to know, for an [`effective`](Self::effective) configuration
+    /// and its listening sockets.
+    ///
+    /// # Errors
+    /// As [`policy`](Self::policy).
+    pub fn sandbox(&self, keep: Vec<std::os::fd::RawFd>) -> Result<sandbox::Config, StartError> {
+        let uid = self
+            .service_uid
+            .unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+        let gid = self
+            .service_gid
+            .unwrap_or_else(|| nix::unistd::getegid().as_raw());
+        Ok(sandbox::Config {
+            policy: self.policy()?,
+            build_directory: self.build_directory_path.clone(),
+            pool_size: self.pool_size,
+            service: ServiceHalf { uid, gid, keep },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(extra: &str) -> Config {
+        let text = format!(
+            r#"{{"build_directory_path": "/worker/build",
+                "grpc_servers": ["unix:/worker/runner"]{extra}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn complaint(extra: &str, as_root: bool) -> String {
+        config(extra).effective(as_root).unwrap_err().to_string()
+    }
+
+    const RANGE: &str = r#", "uid_range": {"start": 1000, "count": 10}, "service_uid": 900"#;
+
+    #[test]
+    fn absent_keys_are_written_out() {
+        let plain = config("").effective(false).unwrap();
+        assert_eq!(plain.maximum_concurrent, Some(256));
+        assert_eq!(plain.root, Root::Host);
+        assert_eq!(plain.policy().unwrap().host_ids, HostIds::SameUser);
+        let root = config(RANGE).effective(true).unwrap();
+        assert_eq!(root.maximum_concurrent, Some(6), "uids less warm sandboxes");
+        assert_eq!(root.service_gid, Some(900));
+        let again: Config = serde_json::from_str(&serde_json::to_string(&root).unwrap()).unwrap();
+        assert_eq!(again.effective(true).unwrap().service_gid, Some(900));
+    }
+
+    #[test]
+    fn commands_never_run_as_root_nor_as_the_service_half() {
+        assert!(complaint("", true).starts_with("uid_range "));
+        assert!(complaint(RANGE, false).starts_with("uid_range "));
+        let range = r#", "uid_range": {"start": 1000, "count": 10}"#;
+        assert!(complaint(range, true).starts_with("service_uid "));
+        for bad in [0, 1000, 1009] {
+            let with = format!(r#"{range}, "service_uid": {bad}"#);
+            assert!(complaint(&with, true).starts_with("service_uid "), "{bad}");
+            let with = format!(r#"{range}, "service_uid": 900, "service_gid": {bad}"#);
+            assert!(complaint(&with, true).starts_with("service_gid "), "{bad}");
+        }
+        for good in [999, 1010] {
+            let with = format!(r#"{range}, "service_uid": {good}"#);
+            config(&with).effective(true).unwrap();
+        }
+    }
+
+    #[test]
+    fn there_are_uids_for_all_sandboxes() {
+        let with = format!(r#"{RANGE}, "maximum_concurrent": 6, "pool_size": 4"#);
+        config(&with).effective(true).unwrap();
+        let with = format!(r#"{RANGE}, "maximum_concurrent": 7, "pool_size": 4"#);
+        assert!(complaint(&with, true).starts_with("uid_range.count "));
+        let with = format!(r#"{RANGE}, "pool_size": 10"#);
+        assert!(complaint(&with, true).starts_with("uid_range.count "));
+    }
+
+    #[test]
+    fn only_the_unsafe_key_weakens() {
+        let strict = config(r#", "protections": {"landlock_scopes": "required"}"#);
+        let policy = strict.policy().unwrap();
+        assert_eq!(policy.need(Protection::LandlockScopes), Need::Required);
+        let weak = config(r#", "protections": {"seccomp": "best_effort"}"#);
+        let message = weak.policy().unwrap_err().to_string();
+        assert!(message.contains("protections.seccomp"), "{message}");
+        assert!(message.contains("unsafe_protections"), "{message}");
+        let weak = config(r#", "unsafe_protections": {"seccomp": "off"}"#);
+        assert_eq!(weak.policy().unwrap().need(Protection::Seccomp), Need::Off);
+        let message = complaint(r#", "unsafe_protections": {"luck": "off"}"#, false);
+        assert!(message.contains("unsafe_protections.luck"), "{message}");
+        assert!(message.contains("own_uid"), "{message}");
+    }
+
+    #[test]
+    fn sharing_the_network_takes_scopes_unless_those_are_given_up_too() {
+        let shared = r#""network_namespace": "off""#;
+        let config_of = |table: String| config(&table).policy().unwrap();
+        let one = config_of(format!(r#", "unsafe_protections": {{{shared}}}"#));
+        assert_eq!(one.need(Protection::LandlockScopes), Need::Required);
+        let both = config_of(format!(
+            r#", "unsafe_protections": {{{shared}, "landlock_scopes": "off"}}"#
+        ));
+        assert_eq!(both.need(Protection::LandlockScopes), Need::Off);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named() {
+        for (extra, key) in [
+            (r#", "pool_size": 0"#, "pool_size"),
+            (r#", "maximum_concurrent": 0"#, "maximum_concurrent"),
+        ] {
+            assert!(complaint(extra, false).starts_with(key));
+        }
+        let mut relative = config("");
+        relative.build_directory_path = "build".into();
+        assert!(relative.effective(false).is_err());
+        let mut silent = config("");
+        silent.grpc_servers.clear();
+        assert!(silent.effective(false).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! `hayloft.runner.v1.RunnerExtension`: what Buildbarn's protocol has no place for.
+
+use proto::wire::runner_extension::describe_response::Root as WireRoot;
+use proto::wire::runner_extension::runner_extension_server::RunnerExtension;
+use proto::wire::runner_extension::{
+    DescribeResponse, Protection, ReclaimRequest, RunRequest, RunResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::config::Root;
+use crate::launcher::Launcher;
+use crate::{request, result};
+
+/// Says what the sandbox is, runs commands that have a timeout, and cleans what
+/// they left.
+#[derive(Clone, Debug)]
+pub(crate) struct ExtensionService {
+    pub(crate) launcher: Launcher,
+    pub(crate) set_tmpdir: bool,
+    pub(crate) root: Root,
+}
+
+#[tonic::async_trait]
+impl RunnerExtension for ExtensionService {
+    async fn describe(&self, _: Request<()>) -> Result<Response<DescribeResponse>, Status> {
+        let protections = self.launcher.protections();
+        let root = match self.root {
+            Root::Host => WireRoot::Host,
+            Root::Input => WireRoot::Input,
+        };
+        Ok(Response::new(DescribeResponse {
+            root: root.into(),
+            own_uids: protections
+                .iter()
+                .any(|held| held.held && held.protection == sandbox::Protection::OwnUid),
+            protections: protections
+                .iter()
+                .map(|held| Protection {
+                    name: held.protection.name().to_owned(),
+                    held: held.held,
+                    detail: held.why.clone(),
+                })
+                .collect(),
+        }))
+    }
+
+    async fn run(&self, request: Request<RunRequest>) -> Result<Response<RunResponse>, Status> {
+        let request = request::validate(request.into_inner(), self.set_tmpdir)?;
+        let done = self.launcher.run(&request).await?;
+        Ok(Response::new(RunResponse {
+            exit_code: result::exit_code(done.end)?,
+            resource_usage: result::resource_usage(&done),
+            termination: Some(result::termination(&done)),
+        }))
+    }
+
+    async fn reclaim(&self, request: Request<ReclaimRequest>) -> Result<Response<()>, Status> {
+        let path = request::path("path", &request.into_inner().path)?;
+        let changed = self.launcher.reclaim(path).await?;
+        tracing::debug!(changed, "reclaimed");
+        Ok(Response::new(()))
+    }
+}
