@@ -1,1 +1,27 @@
-fn main() {}
+//! `bb_scheduler CONFIG`: the scheduler by itself.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use daemon::Shutdown;
+
+/// Takes actions from clients and hands them to workers.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration: TOML, or JSON where the name ends in .json.
+    config: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    daemon::start();
+    let arguments = Arguments::parse();
+    let config = daemon::config::load(&arguments.config)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?
+        .block_on(async { scheduler::run(config, Shutdown::on_signals()?).await })?;
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! The configuration of `bb_scheduler`. Keys are named as Buildbarn's where they
+//! mean the same (bb-remote-execution, pkg/proto/configuration/bb_scheduler).
+
+use std::collections::BTreeSet;
+
+use daemon::Address;
+use daemon::config::{Configuration, Duration};
+use proto::{InstanceName, PlatformKey};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::error::Error;
+use crate::queue::{Ignored, Settings, Timeouts};
+
+/// What `bb_scheduler` is told. Only the addresses must be given.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where clients reach Execution, Operations and Capabilities.
+    pub client_grpc_servers: Vec<Address>,
+    /// Where workers reach the OperationQueue. Whoever can connect here is
+    /// trusted with every action, so keep it from clients.
+    pub worker_grpc_servers: Vec<Address>,
+    /// Where actions are read from: any REv2 storage.
+    pub content_addressable_storage: Address,
+    /// Asked for a result before an action is queued. Absent: clients ask
+    /// themselves, as Bazel does, and everything that is sent is executed.
+    #[serde(default)]
+    pub action_cache: Option<Address>,
+    /// The largest Action or Command that is read, and the largest report of a
+    /// worker that is taken. 16 MiB.
+    #[serde(default = "default_maximum_message_size")]
+    pub maximum_message_size_bytes: u64,
+    /// For actions that give no timeout. 30 minutes.
+    #[serde(default = "default_execution_timeout")]
+    pub default_execution_timeout: Duration,
+    /// The longest timeout an action may give. 2 hours.
+    #[serde(default = "maximum_execution_timeout")]
+    pub maximum_execution_timeout: Duration,
+    /// How long a platform queue outlives its last worker; and for how long
+    /// after the start clients are asked to try again where no worker matches,
+    /// instead of being refused for good. 15 minutes.
+    #[serde(default = "no_workers_timeout")]
+    pub platform_queue_with_no_workers_timeout: Duration,
+    /// Platform queues that exist without workers: actions wait in them.
+    #[serde(default)]
+    pub predeclared_platform_queues: Vec<PredeclaredPlatformQueue>,
+    /// Platform properties that do not decide which workers may run an action:
+    /// a list of names, or `"*"` for all. Workers get them all the same.
+    #[serde(default)]
+    pub ignored_properties: IgnoredProperties,
+}
+
+/// A platform queue that exists from the start.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredeclaredPlatformQueue {
+    /// The prefix of the instance names it serves; empty: all.
+    #[serde(default)]
+    pub instance_name_prefix: String,
+    /// The platform it serves.
+    #[serde(default)]
+    pub platform: Platform,
+}
+
+/// A platform, in the form of REv2's message.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Platform {
+    /// In any order.
+    #[serde(default)]
+    pub properties: Vec<Property>,
+}
+
+/// A property of a platform.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Property {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// The value of `ignored_properties`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum IgnoredProperties {
+    /// Those of these names.
+    Names(BTreeSet<String>),
+    /// `"*"`.
+    All(&'static str),
+}
+
+impl Default for IgnoredProperties {
+    fn default() -> Self {
+        Self::Names(BTreeSet::new())
+    }
+}
+
+impl<'de> Deserialize<'de> for IgnoredProperties {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a list of property names, or \"*\"")]
+        enum Form {
+            Names(BTreeSet<String>),
+            Word(Star),
+        }
+        #[derive(Deserialize)]
+        enum Star {
+            #[serde(rename = "*")]
+            Star,
+        }
+        Ok(match Form::deserialize(deserializer)? {
+            Form::Names(names) => Self::Names(names),
+            Form::Word(Star::Star) => Self::All("*"),
+        })
+    }
+}
+
+impl Configuration for Config {}
+
+fn default_maximum_message_size() -> u64 {
+    16 << 20
+}
+
+fn default_execution_timeout() -> Duration {
+    Duration(Settings::default().timeouts.default)
+}
+
+fn maximum_execution_timeout() -> Duration {
+    Duration(Settings::default().timeouts.maximum)
+}
+
+fn no_workers_timeout() -> Duration {
+    Duration(Settings::default().no_workers_timeout)
+}
+
+impl Config {
+    /// The numbers the queue is to go by.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the default timeout is none or exceeds the maximum.
+    pub fn settings(&self) -> Result<Settings, Error> {
+        let timeouts = Timeouts {
+            default: self.default_execution_timeout.0,
+            maximum: self.maximum_execution_timeout.0,
+        };
+        if timeouts.default.is_zero() || timeouts.default > timeouts.maximum {
+            return Err(Error::Config {
+                key: "default_execution_timeout",
+                reason: format!(
+                    "{} s is not between 0 and maximum_execution_timeout ({} s)",
+                    timeouts.default.as_secs_f64(),
+                    timeouts.maximum.as_secs_f64()
+                ),
+            });
+        }
+        Ok(Settings {
+            ignored: match &self.ignored_properties {
+                IgnoredProperties::Names(names) => Ignored::Names(names.clone()),
+                IgnoredProperties::All(_) => Ignored::All,
+            },
+            timeouts,
+            no_workers_timeout: self.platform_queue_with_no_workers_timeout.0,
+            check_action_cache: self.action_cache.is_some(),
+            ..Settings::default()
+        })
+    }
+
+    /// The platform queues that exist from the start.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a prefix is no instance name.
+    pub fn predeclared(&self) -> Result<Vec<(InstanceName, PlatformKey)>, Error> {
+        self.predeclared_platform_queues
+            .iter()
+            .map(|queue| {
+                let prefix = InstanceName::new(&queue.instance_name_prefix).map_err(|error| {
+                    Error::Config {
+                        key: "predeclared_platform_queues.instance_name_prefix",
+                        reason: error.to_string(),
+                    }
+                })?;
+                let properties = queue.platform.properties.iter();
+                let platform = PlatformKey::from_properties(
+                    properties.map(|property| (property.name.clone(), property.value.clone())),
+                );
+                Ok((prefix, platform))
+            })
+            .collect()
+    }
+}

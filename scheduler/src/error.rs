@@ -1,0 +1,121 @@
+//! What can go wrong in the scheduler, and the gRPC status it becomes.
+
+use proto::Digest;
+use tonic::Status;
+
+use crate::queue::TimeoutError;
+
+/// A failure of a call, or to start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A value of the configuration makes no sense.
+    #[error("configuration: {key}: {reason}")]
+    Config {
+        /// Which.
+        key: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The Action is not in the storage.
+    #[error("action {0} is not in the content addressable storage")]
+    ActionMissing(Digest),
+    /// The Command is not in the storage.
+    #[error("command {0} is not in the content addressable storage")]
+    CommandMissing(Digest),
+    /// A blob is not the message it should be.
+    #[error("{what} {digest} cannot be decoded: {reason}")]
+    Undecodable {
+        /// Which message.
+        what: &'static str,
+        /// The blob.
+        digest: Digest,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// A message is larger than allowed.
+    #[error("{what} {digest} exceeds the maximum message size of {limit} bytes")]
+    TooLarge {
+        /// Which message.
+        what: &'static str,
+        /// The blob.
+        digest: Digest,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// Part of a request is malformed.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// Where in the request.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The action's timeout is not allowed.
+    #[error(transparent)]
+    Timeout(#[from] TimeoutError),
+    /// No queue serves the platform.
+    #[error("no workers exist for platform {platform} and instance name {instance:?}; {nearest}")]
+    NoWorkers {
+        /// What the action asks for.
+        platform: String,
+        /// The action's instance name.
+        instance: String,
+        /// Which queues come nearest, and in what they differ.
+        nearest: String,
+        /// The scheduler started so recently that workers may not have come yet.
+        just_started: bool,
+    },
+    /// Nobody knows the operation, or no longer.
+    #[error("operation {0:?} does not exist")]
+    UnknownOperation(String),
+    /// A worker calls while an earlier call of its is still being held.
+    #[error("another call of worker {0} is being held already; worker ids must be unique")]
+    DuplicateWorker(String),
+    /// The scheduler is told to stop.
+    #[error("scheduler is shutting down")]
+    ShuttingDown,
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(Box<storage::Error>),
+    /// The daemon failed.
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+}
+
+impl Error {
+    /// A malformed part of a request.
+    pub(crate) fn invalid(field: &'static str, reason: impl ToString) -> Self {
+        Self::Invalid {
+            field,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        Self::Storage(Box::new(error))
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::ActionMissing(digest) => proto::status::missing_blobs("action", &[digest]),
+            Error::CommandMissing(digest) => proto::status::missing_blobs("command", &[digest]),
+            Error::Undecodable { .. } | Error::Invalid { .. } | Error::Timeout(_) => {
+                Self::invalid_argument(message)
+            }
+            Error::TooLarge { .. } | Error::DuplicateWorker(_) => Self::resource_exhausted(message),
+            Error::NoWorkers {
+                just_started: true, ..
+            }
+            | Error::ShuttingDown => Self::unavailable(message),
+            Error::NoWorkers { .. } => Self::failed_precondition(message),
+            Error::UnknownOperation(_) => Self::not_found(message),
+            Error::Storage(error) => (*error).into(),
+            Error::Config { .. } | Error::Daemon(_) => Self::internal(message),
+        }
+    }
+}

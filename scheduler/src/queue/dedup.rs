@@ -1,0 +1,64 @@
+//! Identical actions in flight are executed once.
+
+use std::collections::HashMap;
+
+use proto::{Digest, InstanceName};
+
+use super::task::{Job, TaskId};
+
+/// The tasks that a further Execute of the same action may join: same instance
+/// name, same digest and digest function. Actions marked `do_not_cache` are never
+/// in here (REv2 Action: in-flight requests for them may not be merged).
+#[derive(Debug, Default)]
+pub(super) struct Dedup(HashMap<(InstanceName, Digest), TaskId>);
+
+impl Dedup {
+    pub(super) fn find(&self, job: &Job) -> Option<TaskId> {
+        if job.action.do_not_cache {
+            return None;
+        }
+        self.0.get(&(job.instance.clone(), job.digest)).copied()
+    }
+
+    pub(super) fn insert(&mut self, job: &Job, task: TaskId) {
+        if !job.action.do_not_cache {
+            self.0.insert((job.instance.clone(), job.digest), task);
+        }
+    }
+
+    pub(super) fn remove(&mut self, job: &Job) {
+        // A task marked do_not_cache has no entry: the digest covers the mark.
+        self.0.remove(&(job.instance.clone(), job.digest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::task::tests::job;
+    use super::*;
+    use proto::DigestFunction;
+
+    #[test]
+    fn only_the_same_action_of_the_same_instance_and_function_is_found() {
+        let mut dedup = Dedup::default();
+        let first = job("a", b"x");
+        dedup.insert(&first, TaskId(1));
+        assert_eq!(dedup.find(&job("a", b"x")), Some(TaskId(1)));
+        assert_eq!(dedup.find(&job("b", b"x")), None);
+        assert_eq!(dedup.find(&job("a", b"y")), None);
+        let mut other = job("a", b"x");
+        other.digest = Digest::of(DigestFunction::Sha1, b"x");
+        assert_eq!(dedup.find(&other), None);
+        dedup.remove(&first);
+        assert_eq!(dedup.find(&first), None);
+    }
+
+    #[test]
+    fn actions_that_are_not_to_be_cached_are_never_joined() {
+        let mut dedup = Dedup::default();
+        let mut uncached = job("a", b"x");
+        uncached.action.do_not_cache = true;
+        dedup.insert(&uncached, TaskId(1));
+        assert_eq!(dedup.find(&uncached), None);
+    }
+}

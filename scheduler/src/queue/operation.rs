@@ -1,0 +1,119 @@
+//! What a client sees of its execution.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::Digest;
+use proto::wire::rev2::{ExecuteResponse, execution_stage};
+
+use super::task::TaskId;
+
+/// One client's Execute: a view of a task, with a name and a priority of its own.
+///
+/// It is *attached* to its task until that completes or the operation is
+/// cancelled, and *done* from then on. Independently of that, clients wait for it
+/// or none does; after a grace period in which none did it is removed, so a
+/// client whose connection broke can come back with WaitExecution.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) action: Digest,
+    pub(super) priority: i32,
+    pub(super) state: State,
+    waiters: usize,
+    expires: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    /// Its task is unfinished.
+    Attached(TaskId),
+    /// It is over.
+    Done(Arc<ExecuteResponse>),
+}
+
+/// The stage of an operation, as REv2 names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The action cache is being asked.
+    CacheCheck,
+    /// It waits for a worker.
+    Queued,
+    /// A worker has it.
+    Executing,
+    /// There is a response.
+    Completed,
+}
+
+impl Stage {
+    /// The REv2 `ExecutionStage.Value`.
+    #[must_use]
+    pub const fn to_wire(self) -> i32 {
+        (match self {
+            Self::CacheCheck => execution_stage::Value::CacheCheck,
+            Self::Queued => execution_stage::Value::Queued,
+            Self::Executing => execution_stage::Value::Executing,
+            Self::Completed => execution_stage::Value::Completed,
+        }) as i32
+    }
+}
+
+/// What there is to tell a client about its operation now.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The stage.
+    pub stage: Stage,
+    /// The action.
+    pub action: Digest,
+    /// The outcome, when completed.
+    pub response: Option<Arc<ExecuteResponse>>,
+}
+
+impl Operation {
+    /// An operation that one client waits for.
+    pub(super) fn new(action: Digest, priority: i32, task: TaskId) -> Self {
+        Self {
+            action,
+            priority,
+            state: State::Attached(task),
+            waiters: 1,
+            expires: None,
+        }
+    }
+
+    /// One more client waits. Returns the removal that is thereby called off.
+    pub(super) fn join(&mut self) -> Option<Instant> {
+        self.waiters += 1;
+        self.expires.take()
+    }
+
+    /// A client stops waiting. Returns when to remove the operation, if that
+    /// was the last one.
+    pub(super) fn leave(&mut self, now: Instant, grace: Duration) -> Option<Instant> {
+        self.waiters = self.waiters.saturating_sub(1);
+        if self.waiters > 0 || self.expires.is_some() {
+            return None;
+        }
+        self.expires = Some(now + grace);
+        self.expires
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::DigestFunction;
+
+    #[test]
+    fn removal_is_due_a_grace_period_after_the_last_waiter_left() {
+        let grace = Duration::from_secs(60);
+        let start = Instant::now();
+        let digest = Digest::of(DigestFunction::Sha256, b"");
+        let mut operation = Operation::new(digest, 0, TaskId(0));
+        assert_eq!(operation.join(), None);
+        assert_eq!(operation.leave(start, grace), None);
+        assert_eq!(operation.leave(start, grace), Some(start + grace));
+        assert_eq!(operation.join(), Some(start + grace));
+        let later = start + grace;
+        assert_eq!(operation.leave(later, grace), Some(later + grace));
+    }
+}

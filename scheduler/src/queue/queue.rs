@@ -1,0 +1,283 @@
+//! The aggregate: what all rules act upon, and the ways of a task through it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::wire::rev2;
+use proto::{InstanceName, PlatformKey};
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use super::dedup::Dedup;
+use super::operation::{Operation, State, View};
+use super::platform_queue::{PlatformId, PlatformQueues};
+use super::retry::Verdict;
+use super::settings::Settings;
+use super::task::{Progress, Task, TaskId};
+use super::time::{Now, Timer, Timers};
+use super::worker::{Assigned, Desired, Reply, Worker, WorkerKey};
+
+/// Where random numbers come from: the names of operations, the spread of polls.
+pub type Random = Box<dyn FnMut() -> u128 + Send>;
+
+/// Something to be done outside, in the order given.
+#[derive(Debug)]
+pub enum Effect {
+    /// Tell the clients that wait for this operation.
+    Updated(Uuid, View),
+    /// Forget this operation. Nobody waits for it.
+    Removed(Uuid),
+    /// Answer the Synchronize of this worker that is being held.
+    Answer(WorkerKey, Reply),
+}
+
+/// The queue. See the module for what it is made of.
+pub struct Queue {
+    pub(super) settings: Settings,
+    pub(super) started: Instant,
+    pub(super) random: Random,
+    last_id: u64,
+    pub(super) platforms: PlatformQueues,
+    pub(super) workers: HashMap<WorkerKey, Worker>,
+    pub(super) tasks: HashMap<TaskId, Task>,
+    pub(super) operations: HashMap<Uuid, Operation>,
+    pub(super) dedup: Dedup,
+    pub(super) timers: Timers,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Queue {
+    /// An empty queue that starts now. The predeclared platform queues exist
+    /// from the start and for ever: actions wait in them for workers to come.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        predeclared: &[(InstanceName, PlatformKey)],
+        random: Random,
+        now: Now,
+    ) -> Self {
+        let mut platforms = PlatformQueues::default();
+        for (prefix, platform) in predeclared {
+            platforms.open(prefix, &settings.ignored.key(platform), true);
+        }
+        Self {
+            settings,
+            started: now.instant,
+            random,
+            last_id: 0,
+            platforms,
+            workers: HashMap::new(),
+            tasks: HashMap::new(),
+            operations: HashMap::new(),
+            dedup: Dedup::default(),
+            timers: Timers::default(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Lets every deadline up to now pass. The other methods do so first thing.
+    pub fn advance(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop_due(now.instant) {
+            match timer {
+                Timer::Operation(name) => self.remove_operation(name),
+                Timer::Poll(worker) => self.end_poll(now, worker),
+                Timer::Worker(worker) => self.lose_worker(now, worker),
+                Timer::Platform(platform) => self.remove_platform(platform),
+            }
+        }
+    }
+
+    /// When [`Queue::advance`] has something to do next.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Takes what the calls since the last time have left to be done.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Hands a task to the worker that has been idle longest, or lets it wait.
+    pub(super) fn enqueue(&mut self, now: Now, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let Some(platform) = self.platforms.get_mut(task.platform) else {
+            // Removed for want of workers while the action cache was asked.
+            self.complete(id, no_workers_left());
+            return;
+        };
+        if let Some(worker) = platform.idle.first_key_value().map(|(_, worker)| *worker) {
+            self.unblock(now, worker);
+            if let Some(reply) = self.assign(now, id, worker) {
+                self.effects.push(Effect::Answer(worker, reply));
+            }
+            return;
+        }
+        task.progress = Progress::Queued;
+        platform.order.insert(task.place, id);
+        self.notify_all(id);
+    }
+
+    /// Gives a task that stands in no queue to a worker that has none. The reply
+    /// is for that worker.
+    pub(super) fn assign(&mut self, now: Now, id: TaskId, key: WorkerKey) -> Option<Reply> {
+        let (task, worker) = (self.tasks.get_mut(&id)?, self.workers.get_mut(&key)?);
+        task.progress = Progress::Executing(key);
+        worker.task = Some(Assigned { task: id, sends: 1 });
+        let desired = Desired::Execute(task.job.clone());
+        self.notify_all(id);
+        Some(Reply {
+            next: now.wall_after(self.settings.busy_interval),
+            desired,
+        })
+    }
+
+    /// A worker that had this task is gone, or has forgotten it.
+    pub(super) fn retry(&mut self, now: Now, id: TaskId, worker: super::WorkerId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        match task.losses.add(worker, self.settings.maximum_runs) {
+            Verdict::Retry => self.enqueue(now, id),
+            Verdict::GiveUp(message) => self.complete(id, failure(Code::Unavailable, message)),
+        }
+    }
+
+    /// Ends a task: all operations attached to it get this response.
+    pub(super) fn complete(&mut self, id: TaskId, response: rev2::ExecuteResponse) {
+        let Some(task) = self.discard(id) else {
+            return;
+        };
+        let response = Arc::new(response);
+        for name in task.operations {
+            if let Some(operation) = self.operations.get_mut(&name) {
+                operation.state = State::Done(response.clone());
+                self.notify(name);
+            }
+        }
+    }
+
+    /// Takes a task out of everything that refers to it, its operations excepted.
+    /// A worker that executes it hears so when it calls next.
+    fn discard(&mut self, id: TaskId) -> Option<Task> {
+        let task = self.tasks.remove(&id)?;
+        self.dedup.remove(&task.job);
+        match task.progress {
+            Progress::CacheCheck => {}
+            Progress::Queued => {
+                if let Some(platform) = self.platforms.get_mut(task.platform) {
+                    platform.order.remove(task.place);
+                }
+            }
+            Progress::Executing(worker) => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.task = None;
+                }
+            }
+        }
+        Some(task)
+    }
+
+    /// Takes an operation off its task. A task that nobody wants any more ends.
+    pub(super) fn detach(&mut self, name: Uuid, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        task.operations.retain(|other| *other != name);
+        if task.operations.is_empty() {
+            self.discard(id);
+        } else {
+            self.reprioritize(id);
+        }
+    }
+
+    /// A task is as urgent as the most urgent of its operations.
+    pub(super) fn reprioritize(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let priorities = task
+            .operations
+            .iter()
+            .filter_map(|name| Some(self.operations.get(name)?.priority));
+        let priority = priorities.min().unwrap_or(task.place.priority);
+        let old = task.place;
+        task.place.priority = priority;
+        if task.progress == Progress::Queued
+            && old != task.place
+            && let Some(platform) = self.platforms.get_mut(task.platform)
+        {
+            platform.order.remove(old);
+            platform.order.insert(task.place, id);
+        }
+    }
+
+    fn remove_operation(&mut self, name: Uuid) {
+        let Some(operation) = self.operations.remove(&name) else {
+            return;
+        };
+        if let State::Attached(task) = operation.state {
+            self.detach(name, task);
+        }
+        self.effects.push(Effect::Removed(name));
+    }
+
+    /// No worker has come back to a platform queue for too long.
+    fn remove_platform(&mut self, id: PlatformId) {
+        let Some(mut queue) = self.platforms.remove(id) else {
+            return;
+        };
+        while let Some(task) = queue.order.pop() {
+            self.complete(task, no_workers_left());
+        }
+    }
+
+    pub(super) fn notify(&mut self, name: Uuid) {
+        if let Some(view) = self.view(name) {
+            self.effects.push(Effect::Updated(name, view));
+        }
+    }
+
+    fn notify_all(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let operations = std::mem::take(&mut task.operations);
+        for name in &operations {
+            self.notify(*name);
+        }
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.operations = operations;
+        }
+    }
+
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// A random span from half of `longest` up to it.
+    pub(super) fn jitter(&mut self, longest: Duration) -> Duration {
+        #[expect(clippy::cast_possible_truncation, reason = "any 32 of the bits do")]
+        let fraction = f64::from((self.random)() as u32) / f64::from(u32::MAX);
+        longest.mul_f64(0.5 + fraction / 2.0)
+    }
+}
+
+/// The response of an action that ended without a result.
+pub(super) fn failure(code: Code, message: impl Into<String>) -> rev2::ExecuteResponse {
+    rev2::ExecuteResponse {
+        status: Some(proto::status::to_wire(&Status::new(code, message))),
+        ..Default::default()
+    }
+}
+
+fn no_workers_left() -> rev2::ExecuteResponse {
+    failure(
+        Code::Unavailable,
+        "workers for the action's platform disappeared while it was queued",
+    )
+}

@@ -1,0 +1,53 @@
+//! The numbers the rules go by.
+
+use std::time::Duration;
+
+use super::matching::Ignored;
+use super::timeout::Timeouts;
+
+/// The numbers a queue goes by. What is not configurable is as in Buildbarn
+/// (bb-remote-execution, cmd/bb_scheduler/main.go), so that its workers fit.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Platform properties that do not decide where actions go.
+    pub ignored: Ignored,
+    /// Bounds on how long actions run.
+    pub timeouts: Timeouts,
+    /// How long a platform queue outlives its last worker.
+    pub no_workers_timeout: Duration,
+    /// Whether tasks begin with a look-up in the action cache.
+    pub check_action_cache: bool,
+    /// How often an executing worker is to report.
+    pub busy_interval: Duration,
+    /// The longest time a Synchronize of an idle worker is held. It is a random
+    /// one, from half of this up, so that workers started together spread out.
+    pub idle_poll: Duration,
+    /// A worker silent for this long is lost.
+    pub worker_expiry: Duration,
+    /// An operation is removed when nobody has waited for it this long.
+    pub operation_expiry: Duration,
+    /// How often a task is started in all, its workers being lost.
+    pub maximum_runs: usize,
+    /// How often a task is sent to one worker that keeps forgetting it.
+    pub maximum_sends: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ignored: Ignored::default(),
+            timeouts: Timeouts {
+                default: Duration::from_secs(30 * 60),
+                maximum: Duration::from_secs(2 * 60 * 60),
+            },
+            no_workers_timeout: Duration::from_secs(15 * 60),
+            check_action_cache: false,
+            busy_interval: Duration::from_secs(10),
+            idle_poll: Duration::from_secs(120),
+            worker_expiry: Duration::from_secs(60),
+            operation_expiry: Duration::from_secs(60),
+            maximum_runs: 3,
+            maximum_sends: 10,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The clients' side: taking actions in, and what clients may do to operations.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proto::wire::{protobuf, rev2};
+use proto::{Digest, InstanceName, PlatformKey, messages};
+use tonic::Code;
+use uuid::Uuid;
+
+use super::operation::{Operation, Stage, State, View};
+use super::order::Place;
+use super::queue::{Queue, failure};
+use super::retry::Losses;
+use super::task::{Job, Progress, Task, TaskId};
+use super::time::{Now, Timer};
+use crate::error::Error;
+
+/// What a client wants executed.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The instance name, in full.
+    pub instance: InstanceName,
+    /// The action's digest.
+    pub digest: Digest,
+    /// The action, as stored.
+    pub action: rev2::Action,
+    /// Its platform, wherever that was found.
+    pub platform: PlatformKey,
+    /// REv2 ExecutionPolicy: lower is more urgent.
+    pub priority: i32,
+    /// The client wants it executed even if there is a result.
+    pub skip_cache_lookup: bool,
+    /// To be passed on to the worker.
+    pub metadata: Vec<protobuf::Any>,
+    /// To be passed on to the worker.
+    pub trace: HashMap<String, String>,
+}
+
+/// What became of a [`Submission`].
+#[derive(Clone, Copy, Debug)]
+pub struct Submitted {
+    /// The operation's name. One client waits for it: see [`Queue::leave`].
+    pub operation: Uuid,
+    /// The action cache is to be asked on behalf of this task, and the answer
+    /// given to [`Queue::cache_checked`].
+    pub look_up: Option<TaskId>,
+}
+
+impl Queue {
+    /// Takes an action in: joins the same action in flight, or makes a task.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], [`Error::NoWorkers`].
+    pub fn submit(&mut self, now: Now, submission: Submission) -> Result<Submitted, Error> {
+        self.advance(now);
+        let mut action = submission.action;
+        let timeout = self.settings.timeouts.of(action.timeout.as_ref())?;
+        action.timeout = Some(messages::duration(timeout));
+        let key = self.settings.ignored.key(&submission.platform);
+        let found = self.platforms.find(&submission.instance, &key);
+        let Some((platform, queue)) = found.and_then(|id| Some((id, self.platforms.get(id)?)))
+        else {
+            return Err(Error::NoWorkers {
+                platform: key.to_string(),
+                instance: submission.instance.to_string(),
+                nearest: self.platforms.nearest(&submission.instance, &key),
+                just_started: now.instant < self.started + self.settings.no_workers_timeout,
+            });
+        };
+        let suffix = submission.instance.strip_prefix(&queue.prefix);
+        let job = Job {
+            instance_suffix: suffix.unwrap_or_else(InstanceName::empty),
+            instance: submission.instance,
+            digest: submission.digest,
+            action,
+            queued: now.wall,
+            metadata: submission.metadata,
+            trace: submission.trace,
+        };
+        let name = uuid::Builder::from_random_bytes((self.random)().to_ne_bytes()).into_uuid();
+        let digest = job.digest;
+        let operation = |task| Operation::new(digest, submission.priority, task);
+
+        if let Some(id) = self.dedup.find(&job)
+            && let Some(task) = self.tasks.get_mut(&id)
+        {
+            task.operations.push(name);
+            let checking = task.progress == Progress::CacheCheck;
+            self.operations.insert(name, operation(id));
+            self.reprioritize(id);
+            if checking && submission.skip_cache_lookup {
+                self.enqueue(now, id);
+            }
+            return Ok(Submitted {
+                operation: name,
+                look_up: None,
+            });
+        }
+
+        let id = TaskId(self.next_id());
+        let check = self.settings.check_action_cache
+            && !submission.skip_cache_lookup
+            && !job.action.do_not_cache;
+        self.dedup.insert(&job, id);
+        self.operations.insert(name, operation(id));
+        let task = Task {
+            job: Arc::new(job),
+            platform,
+            place: Place {
+                priority: submission.priority,
+                arrival: id.0,
+            },
+            progress: Progress::CacheCheck,
+            operations: vec![name],
+            losses: Losses::default(),
+        };
+        self.tasks.insert(id, task);
+        if !check {
+            self.enqueue(now, id);
+        }
+        Ok(Submitted {
+            operation: name,
+            look_up: check.then_some(id),
+        })
+    }
+
+    /// Takes the answer of the action cache for a task. It counts for nothing if
+    /// the task has gone on meanwhile.
+    pub fn cache_checked(&mut self, now: Now, id: TaskId, result: Option<rev2::ActionResult>) {
+        self.advance(now);
+        if self.tasks.get(&id).map(|task| task.progress) != Some(Progress::CacheCheck) {
+            return;
+        }
+        match result {
+            None => self.enqueue(now, id),
+            Some(result) => self.complete(
+                id,
+                rev2::ExecuteResponse {
+                    result: Some(result),
+                    cached_result: true,
+                    ..Default::default()
+                },
+            ),
+        }
+    }
+
+    /// A client begins to wait for an operation; none if there is no such one.
+    pub fn join(&mut self, now: Now, name: Uuid) -> Option<View> {
+        self.advance(now);
+        let expires = self.operations.get_mut(&name)?.join();
+        self.timers.clear(expires, Timer::Operation(name));
+        self.view(name)
+    }
+
+    /// A client stops waiting for an operation.
+    pub fn leave(&mut self, now: Now, name: Uuid) {
+        self.advance(now);
+        let grace = self.settings.operation_expiry;
+        if let Some(operation) = self.operations.get_mut(&name)
+            && let Some(at) = operation.leave(now.instant, grace)
+        {
+            self.timers.set(at, Timer::Operation(name));
+        }
+    }
+
+    /// Cancels an operation: it completes as CANCELLED, and its task ends unless
+    /// other operations are attached. One that is done already stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOperation`].
+    pub fn cancel(&mut self, now: Now, name: Uuid) -> Result<(), Error> {
+        self.advance(now);
+        let operation = self
+            .operations
+            .get_mut(&name)
+            .ok_or_else(|| Error::UnknownOperation(name.to_string()))?;
+        if let State::Attached(task) = operation.state {
+            let response = failure(Code::Cancelled, "operation was cancelled by its client");
+            operation.state = State::Done(Arc::new(response));
+            self.notify(name);
+            self.detach(name, task);
+        }
+        Ok(())
+    }
+
+    /// What there is to tell about an operation; none if there is no such one.
+    #[must_use]
+    pub fn view(&self, name: Uuid) -> Option<View> {
+        let operation = self.operations.get(&name)?;
+        let (stage, response) = match &operation.state {
+            State::Done(response) => (Stage::Completed, Some(response.clone())),
+            State::Attached(task) => match self.tasks.get(task)?.progress {
+                Progress::CacheCheck => (Stage::CacheCheck, None),
+                Progress::Queued => (Stage::Queued, None),
+                Progress::Executing(_) => (Stage::Executing, None),
+            },
+        };
+        Some(View {
+            stage,
+            action: operation.action,
+            response,
+        })
+    }
+}

@@ -1,0 +1,303 @@
+//! The workers' side: what Synchronize does in each state of a worker.
+//!
+//! | worker says | it has that task | it has another task | it has none |
+//! |---|---|---|---|
+//! | idle | – | send it again | next task, else hold |
+//! | executing | go on | send its task | next task, else idle |
+//! | completed | complete, then as idle | send its task | next task, else hold |
+//!
+//! The scheduler's word on which task a worker has decides. The wire names
+//! executions by the action's digest alone, so that is what "that task" means.
+//! A worker that prefers being idle is given nothing: if it has a task that it
+//! does not execute, that task goes elsewhere.
+
+use std::sync::Arc;
+
+use proto::wire::rev2::ExecuteResponse;
+use proto::{Digest, InstanceName, PlatformKey};
+use tonic::Code;
+
+use super::platform_queue::PlatformId;
+use super::queue::{Effect, Queue, failure};
+use super::task::{Job, TaskId};
+use super::time::{Now, Timer};
+use super::worker::{Assigned, Blocked, Desired, Reply, Worker, WorkerId, WorkerKey};
+use crate::error::Error;
+
+/// What a worker says.
+#[derive(Clone, Debug)]
+pub struct Synchronization {
+    /// Who it is.
+    pub worker: WorkerId,
+    /// Which instance names it serves.
+    pub prefix: InstanceName,
+    /// Which platform it is.
+    pub platform: PlatformKey,
+    /// What it does.
+    pub report: Report,
+    /// It takes no work now.
+    pub prefer_being_idle: bool,
+}
+
+/// What a worker does.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// Nothing.
+    Idle,
+    /// It executes the action of this digest.
+    Executing(Digest),
+    /// It has executed it.
+    Completed(Digest, Box<ExecuteResponse>),
+}
+
+/// What to do with a Synchronize.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Answer it.
+    Reply(Reply),
+    /// Hold it, until [`Effect::Answer`] for this worker.
+    Hold(WorkerKey),
+}
+
+impl Queue {
+    /// A worker says what it does and hears what it should do.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateWorker`].
+    pub fn synchronize(&mut self, now: Now, call: Synchronization) -> Result<Outcome, Error> {
+        self.advance(now);
+        let key = self.worker(&call)?;
+        // Until its call returns, a worker cannot have gone silent.
+        let expires = self.workers.get_mut(&key).and_then(|w| w.expires.take());
+        self.timers.clear(expires, Timer::Worker(key));
+
+        let assigned = self.workers.get(&key).and_then(|worker| worker.task);
+        let has = |digest: &Digest| {
+            let task = assigned.and_then(|assigned| self.tasks.get(&assigned.task));
+            task.is_some_and(|task| task.job.digest == *digest)
+        };
+        let may_hold = match call.report {
+            Report::Executing(digest) if has(&digest) => {
+                let reply = Reply {
+                    next: now.wall_after(self.settings.busy_interval),
+                    desired: Desired::Unchanged,
+                };
+                self.arm_expiry(now, key);
+                return Ok(Outcome::Reply(reply));
+            }
+            Report::Executing(_) => false,
+            Report::Completed(digest, response) if has(&digest) => {
+                if let Some(assigned) = assigned {
+                    self.complete(assigned.task, *response);
+                }
+                true
+            }
+            Report::Completed(..) | Report::Idle => true,
+        };
+        let outcome = if call.prefer_being_idle {
+            self.give_back(now, key);
+            Outcome::Reply(idle(now))
+        } else if let Some(reply) = self.resend(now, key).or_else(|| self.next(now, key)) {
+            Outcome::Reply(reply)
+        } else if may_hold {
+            self.hold(now, key);
+            return Ok(Outcome::Hold(key));
+        } else {
+            Outcome::Reply(idle(now))
+        };
+        self.arm_expiry(now, key);
+        Ok(outcome)
+    }
+
+    /// The call of a worker that was being held has ended without an answer.
+    pub fn abandon(&mut self, now: Now, key: WorkerKey) {
+        self.advance(now);
+        self.unblock(now, key);
+    }
+
+    /// An answer that told a worker to execute this job never left, as its call
+    /// was gone. The task goes elsewhere, with nobody to blame, unless the worker
+    /// has called again meanwhile and been sent it.
+    pub fn undelivered(&mut self, now: Now, key: WorkerKey, job: &Arc<Job>) {
+        self.advance(now);
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return;
+        };
+        if let Some(Assigned { task, sends: 1 }) = worker.task
+            && self
+                .tasks
+                .get(&task)
+                .is_some_and(|t| Arc::ptr_eq(&t.job, job))
+        {
+            worker.task = None;
+            self.enqueue(now, task);
+        }
+    }
+
+    /// Answers every call that is being held, so that the scheduler can stop.
+    pub fn release_all(&mut self, now: Now) {
+        let held: Vec<_> = self
+            .platforms
+            .iter()
+            .flat_map(|queue| queue.idle.values().copied())
+            .collect();
+        for worker in held {
+            self.end_poll(now, worker);
+        }
+    }
+
+    /// The worker that calls, made known if it is new.
+    fn worker(&mut self, call: &Synchronization) -> Result<WorkerKey, Error> {
+        let platform = self.settings.ignored.key(&call.platform);
+        let platform = self.platforms.open(&call.prefix, &platform, false);
+        let known = self
+            .platforms
+            .get(platform)
+            .and_then(|queue| queue.workers.get(&call.worker).copied());
+        if let Some(key) = known {
+            let held = self.workers.get(&key).is_some_and(|w| w.blocked.is_some());
+            return if held {
+                Err(Error::DuplicateWorker(call.worker.to_string()))
+            } else {
+                Ok(key)
+            };
+        }
+        let key = WorkerKey(self.next_id());
+        self.workers.insert(
+            key,
+            Worker {
+                id: call.worker.clone(),
+                platform,
+                task: None,
+                blocked: None,
+                expires: None,
+            },
+        );
+        if let Some(queue) = self.platforms.get_mut(platform) {
+            queue.workers.insert(call.worker.clone(), key);
+            self.timers
+                .clear(queue.expires.take(), Timer::Platform(platform));
+        }
+        Ok(key)
+    }
+
+    /// Sends a worker the task it has once more: it does something else, so the
+    /// earlier answer was lost, or the worker started anew. An action may be what
+    /// crashes it, so this has a limit.
+    fn resend(&mut self, now: Now, key: WorkerKey) -> Option<Reply> {
+        let worker = self.workers.get_mut(&key)?;
+        let assigned = worker.task.as_mut()?;
+        if assigned.sends >= self.settings.maximum_sends {
+            let message = format!(
+                "action was sent to worker {} {} times without being executed; it may crash the worker",
+                worker.id, assigned.sends
+            );
+            let task = assigned.task;
+            self.complete(task, failure(Code::Internal, message));
+            return None;
+        }
+        assigned.sends += 1;
+        let task = self.tasks.get(&assigned.task)?;
+        Some(Reply {
+            next: now.wall_after(self.settings.busy_interval),
+            desired: Desired::Execute(task.job.clone()),
+        })
+    }
+
+    /// Gives an idle worker the next task of its queue.
+    fn next(&mut self, now: Now, key: WorkerKey) -> Option<Reply> {
+        let platform = self.workers.get(&key)?.platform;
+        let task = self.platforms.get_mut(platform)?.order.pop()?;
+        self.assign(now, task, key)
+    }
+
+    /// Holds the call of an idle worker.
+    fn hold(&mut self, now: Now, key: WorkerKey) {
+        let since = self.next_id();
+        let until = now.instant + self.jitter(self.settings.idle_poll);
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return;
+        };
+        worker.blocked = Some(Blocked { since, until });
+        if let Some(queue) = self.platforms.get_mut(worker.platform) {
+            queue.idle.insert(since, key);
+        }
+        self.timers.set(until, Timer::Poll(key));
+    }
+
+    /// Ends the holding of a worker's call, which is about to be answered or is
+    /// gone. From now on the worker may go silent.
+    pub(super) fn unblock(&mut self, now: Now, key: WorkerKey) {
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return;
+        };
+        let Some(blocked) = worker.blocked.take() else {
+            return;
+        };
+        if let Some(queue) = self.platforms.get_mut(worker.platform) {
+            queue.idle.remove(&blocked.since);
+        }
+        self.timers.clear(Some(blocked.until), Timer::Poll(key));
+        self.arm_expiry(now, key);
+    }
+
+    /// Nothing came up for a worker while its call was held.
+    pub(super) fn end_poll(&mut self, now: Now, key: WorkerKey) {
+        self.unblock(now, key);
+        self.effects.push(Effect::Answer(key, idle(now)));
+    }
+
+    /// Forgets a worker that has gone silent. Its task goes elsewhere.
+    pub(super) fn lose_worker(&mut self, now: Now, key: WorkerKey) {
+        let Some(worker) = self.workers.remove(&key) else {
+            return;
+        };
+        tracing::warn!(worker = %worker.id, executing = worker.task.is_some(), "worker disappeared");
+        if let Some(queue) = self.platforms.get_mut(worker.platform) {
+            queue.workers.remove(&worker.id);
+        }
+        if let Some(assigned) = worker.task {
+            self.retry(now, assigned.task, worker.id);
+        }
+        self.expire_platform(now, worker.platform);
+    }
+
+    fn expire_platform(&mut self, now: Now, id: PlatformId) {
+        let Some(queue) = self.platforms.get_mut(id) else {
+            return;
+        };
+        if queue.workers.is_empty() && !queue.predeclared {
+            let at = now.instant + self.settings.no_workers_timeout;
+            queue.expires = Some(at);
+            self.timers.set(at, Timer::Platform(id));
+        }
+    }
+
+    /// Takes back the task of a worker that will not execute it.
+    fn give_back(&mut self, now: Now, key: WorkerKey) {
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return;
+        };
+        let Some(assigned) = worker.task.take() else {
+            return;
+        };
+        let (id, task): (WorkerId, TaskId) = (worker.id.clone(), assigned.task);
+        self.retry(now, task, id);
+    }
+
+    fn arm_expiry(&mut self, now: Now, key: WorkerKey) {
+        let at = now.instant + self.settings.worker_expiry;
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.expires = Some(at);
+            self.timers.set(at, Timer::Worker(key));
+        }
+    }
+}
+
+/// Nothing to do; call again at once.
+fn idle(now: Now) -> Reply {
+    Reply {
+        next: now.wall,
+        desired: Desired::Idle,
+    }
+}

@@ -1,0 +1,88 @@
+//! Units of work.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use proto::wire::{protobuf, rev2};
+use proto::{Digest, InstanceName};
+use uuid::Uuid;
+
+use super::order::Place;
+use super::platform_queue::PlatformId;
+use super::retry::Losses;
+use super::worker::WorkerKey;
+
+/// Names a task within one queue, for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(pub(super) u64);
+
+/// What a worker is given to do.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The action's instance name, in full.
+    pub instance: InstanceName,
+    /// What of it follows the prefix of the worker's queue.
+    pub instance_suffix: InstanceName,
+    /// The action as the client stored it.
+    pub digest: Digest,
+    /// Its message, its timeout filled in.
+    pub action: rev2::Action,
+    /// When the task came into being.
+    pub queued: SystemTime,
+    /// Passed on to the worker, which attaches it to the result: the client's
+    /// RequestMetadata.
+    pub metadata: Vec<protobuf::Any>,
+    /// W3C trace context headers, passed on likewise.
+    pub trace: HashMap<String, String>,
+}
+
+/// How far a task has come.
+///
+/// ```text
+/// CacheCheck ─(miss, or a client that wants no look-up joins)─► Queued ⇄ Executing
+/// ```
+///
+/// An Executing task goes back to Queued when its worker is lost. From each stage
+/// it may complete, which removes it: what clients see afterwards is kept in
+/// their operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Its result is being looked up in the action cache.
+    CacheCheck,
+    /// It stands in its platform queue.
+    Queued,
+    /// A worker has it.
+    Executing(WorkerKey),
+}
+
+/// One execution to be had, whoever and however many want it. It lives while it
+/// is unfinished and at least one operation is attached.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) job: Arc<Job>,
+    pub(super) platform: PlatformId,
+    pub(super) place: Place,
+    pub(super) progress: Progress,
+    pub(super) operations: Vec<Uuid>,
+    pub(super) losses: Losses,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proto::DigestFunction;
+
+    /// A job whose digest is that of `content`.
+    pub(in super::super) fn job(instance: &str, content: &[u8]) -> Job {
+        Job {
+            instance: InstanceName::new(instance).unwrap(),
+            instance_suffix: InstanceName::empty(),
+            digest: Digest::of(DigestFunction::Sha256, content),
+            action: rev2::Action::default(),
+            queued: SystemTime::UNIX_EPOCH,
+            metadata: Vec::new(),
+            trace: HashMap::new(),
+        }
+    }
+}

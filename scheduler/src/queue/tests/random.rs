@@ -1,0 +1,289 @@
+//! Random schedules against what must hold whatever happens.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use proptest::prelude::*;
+use proto::Digest;
+use uuid::Uuid;
+
+use super::*;
+
+/// What happens next. Numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Event {
+    Submit {
+        action: u8,
+        priority: i8,
+        uncached: bool,
+    },
+    Call {
+        worker: u8,
+        honest: bool,
+        prefer_being_idle: bool,
+    },
+    Complete {
+        worker: u8,
+    },
+    BreakCall {
+        worker: u8,
+    },
+    Leave {
+        operation: u8,
+    },
+    Return {
+        operation: u8,
+    },
+    Cancel {
+        operation: u8,
+    },
+    CacheAnswer {
+        hit: bool,
+    },
+    Pass {
+        seconds: u8,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0..6u8, -2..3i8, prop::bool::weighted(0.1))
+            .prop_map(|(action, priority, uncached)| Event::Submit { action, priority, uncached }),
+        5 => (0..4u8, prop::bool::weighted(0.9), prop::bool::weighted(0.1))
+            .prop_map(|(worker, honest, prefer_being_idle)| Event::Call { worker, honest, prefer_being_idle }),
+        4 => (0..4u8).prop_map(|worker| Event::Complete { worker }),
+        1 => (0..4u8).prop_map(|worker| Event::BreakCall { worker }),
+        1 => any::<u8>().prop_map(|operation| Event::Leave { operation }),
+        1 => any::<u8>().prop_map(|operation| Event::Return { operation }),
+        1 => any::<u8>().prop_map(|operation| Event::Cancel { operation }),
+        2 => any::<bool>().prop_map(|hit| Event::CacheAnswer { hit }),
+        2 => (0..70u8).prop_map(|seconds| Event::Pass { seconds }),
+    ]
+}
+
+/// The outside's own account of what it did and was told.
+#[derive(Default)]
+struct Ledger {
+    operations: Vec<Uuid>,
+    waiting: HashMap<Uuid, usize>,
+    completed: HashSet<Uuid>,
+    doing: BTreeMap<u8, Digest>,
+    held: BTreeMap<u8, WorkerKey>,
+    look_ups: Vec<TaskId>,
+}
+
+impl Ledger {
+    fn pick(&self, index: u8) -> Option<Uuid> {
+        let count = self.operations.len().max(1);
+        self.operations.get(usize::from(index) % count).copied()
+    }
+
+    fn obey(&mut self, worker: u8, reply: &Reply) {
+        match &reply.desired {
+            Desired::Unchanged => {}
+            Desired::Idle => {
+                self.doing.remove(&worker);
+            }
+            Desired::Execute(job) => {
+                self.doing.insert(worker, job.digest);
+            }
+        }
+    }
+
+    /// Reads what was told: held calls that were answered, operations' stages.
+    fn listen(&mut self, farm: &mut Farm) {
+        farm.settle();
+        for (worker, key) in self.held.clone() {
+            if let Some(reply) = farm.answers.remove(&key) {
+                self.held.remove(&worker);
+                self.obey(worker, &reply);
+            }
+        }
+        for (name, stage) in farm.told.drain(..) {
+            let over = self.completed.contains(&name);
+            assert!(!over, "{name} was told {stage:?} after it had completed");
+            if stage == Stage::Completed {
+                self.completed.insert(name);
+            }
+        }
+    }
+
+    fn play(&mut self, farm: &mut Farm, event: &Event) {
+        match *event {
+            Event::Submit {
+                action,
+                priority,
+                uncached,
+            } => {
+                let name = if uncached { "uncached" } else { "action" };
+                let mut submission = submission(&format!("{name} {action}"));
+                submission.priority = i32::from(priority) * 1_000_000_000;
+                submission.action.do_not_cache = uncached;
+                if let Ok(submitted) = farm.try_submit(submission) {
+                    self.operations.push(submitted.operation);
+                    self.waiting.insert(submitted.operation, 1);
+                    self.look_ups.extend(submitted.look_up);
+                }
+            }
+            Event::Call {
+                worker,
+                honest,
+                prefer_being_idle,
+            } => {
+                let report = match self.doing.get(&worker) {
+                    Some(digest) if honest => Report::Executing(*digest),
+                    _ => Report::Idle,
+                };
+                self.call(farm, worker, report, prefer_being_idle);
+            }
+            Event::Complete { worker } => {
+                if let Some(digest) = self.doing.remove(&worker) {
+                    self.call(farm, worker, Report::Completed(digest, ok()), false);
+                }
+            }
+            Event::BreakCall { worker } => {
+                if let Some(key) = self.held.remove(&worker) {
+                    farm.queue.abandon(farm.now, key);
+                }
+            }
+            Event::Leave { operation } => {
+                if let Some(name) = self.pick(operation)
+                    && let Some(count) = self.waiting.get_mut(&name)
+                    && *count > 0
+                {
+                    *count -= 1;
+                    farm.queue.leave(farm.now, name);
+                }
+            }
+            Event::Return { operation } => {
+                if let Some(name) = self.pick(operation)
+                    && farm.queue.join(farm.now, name).is_some()
+                {
+                    *self.waiting.entry(name).or_default() += 1;
+                }
+            }
+            Event::Cancel { operation } => {
+                if let Some(name) = self.pick(operation) {
+                    let _ = farm.queue.cancel(farm.now, name);
+                }
+            }
+            Event::CacheAnswer { hit } => {
+                if let Some(task) = self.look_ups.pop() {
+                    let result = hit.then(Default::default);
+                    farm.queue.cache_checked(farm.now, task, result);
+                }
+            }
+            Event::Pass { seconds } => farm.pass(u64::from(seconds)),
+        }
+        self.listen(farm);
+        check(farm, self);
+    }
+
+    fn call(&mut self, farm: &mut Farm, worker: u8, report: Report, prefer_being_idle: bool) {
+        match farm.call(&worker.to_string(), report, prefer_being_idle) {
+            Ok(Outcome::Reply(reply)) => {
+                assert!(!prefer_being_idle || told_to_execute(&reply).is_none());
+                self.obey(worker, &reply);
+            }
+            Ok(Outcome::Hold(key)) => {
+                self.doing.remove(&worker);
+                self.held.insert(worker, key);
+            }
+            Err(_) => assert!(self.held.contains_key(&worker)),
+        }
+    }
+}
+
+/// What must hold between any two events.
+fn check(farm: &Farm, ledger: &Ledger) {
+    let queue = &farm.queue;
+    let mut queued = 0;
+    for (id, task) in &queue.tasks {
+        assert!(!task.operations.is_empty(), "a task nobody wants");
+        for name in &task.operations {
+            let state = &queue.operations[name].state;
+            assert!(matches!(state, operation::State::Attached(task) if task == id));
+        }
+        let holders = queue
+            .workers
+            .values()
+            .filter(|worker| worker.task.is_some_and(|assigned| assigned.task == *id));
+        let executing = matches!(task.progress, task::Progress::Executing(_));
+        assert_eq!(
+            holders.count(),
+            usize::from(executing),
+            "on one worker or none"
+        );
+        queued += usize::from(task.progress == task::Progress::Queued);
+    }
+    let mut standing = 0;
+    for platform in queue.platforms.iter() {
+        standing += platform.order.len();
+        let idle = !platform.idle.is_empty();
+        assert!(
+            !idle || platform.order.len() == 0,
+            "a worker idles while a task waits"
+        );
+        for key in platform.idle.values() {
+            let worker = &queue.workers[key];
+            assert!(worker.blocked.is_some() && worker.task.is_none());
+        }
+    }
+    assert_eq!(queued, standing, "each queued task stands in a queue, once");
+    for (name, operation) in &queue.operations {
+        if let operation::State::Attached(task) = operation.state {
+            assert!(
+                queue.tasks[&task].operations.contains(name),
+                "a task was lost"
+            );
+        } else {
+            assert!(
+                ledger.completed.contains(name),
+                "nobody heard of the end of {name}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_lost_doubled_or_left_behind(
+        check_action_cache: bool,
+        events in prop::collection::vec(event(), 1..200),
+    ) {
+        let mut farm = Farm::new(Settings { check_action_cache, ..Settings::default() });
+        let mut ledger = Ledger::default();
+        for event in &events {
+            ledger.play(&mut farm, event);
+        }
+
+        // From here on all is well: workers work, and every client hears the end.
+        while !ledger.look_ups.is_empty() {
+            ledger.play(&mut farm, &Event::CacheAnswer { hit: false });
+        }
+        for round in 0..1000u32 {
+            if farm.queue.tasks.is_empty() {
+                break;
+            }
+            prop_assert!(round < 999, "work does not end");
+            for worker in 0..4 {
+                ledger.play(&mut farm, &Event::Call { worker, honest: true, prefer_being_idle: false });
+                ledger.play(&mut farm, &Event::Complete { worker });
+            }
+        }
+        for (name, count) in ledger.waiting.clone() {
+            prop_assert!(count == 0 || ledger.completed.contains(&name), "{name} never completed");
+            for _ in 0..count {
+                farm.queue.leave(farm.now, name);
+            }
+        }
+        for _ in 0..20 {
+            farm.pass(120);
+        }
+        prop_assert!(farm.queue.operations.is_empty());
+        prop_assert!(farm.queue.workers.is_empty());
+        prop_assert_eq!(farm.queue.platforms.iter().count(), 0);
+        prop_assert_eq!(farm.queue.next_timer(), None);
+    }
+}

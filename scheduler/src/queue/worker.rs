@@ -1,0 +1,89 @@
+//! Workers: the places where tasks run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::platform_queue::PlatformId;
+use super::task::{Job, TaskId};
+
+/// Names a worker within one queue, for as long as the worker is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerKey(pub(super) u64);
+
+/// What a worker calls itself: opaque pairs, unique within its platform queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(Arc<BTreeMap<String, String>>);
+
+impl FromIterator<(String, String)> for WorkerId {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self(Arc::new(pairs.into_iter().collect()))
+    }
+}
+
+/// `name=value` pairs, comma-separated, in braces.
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{name}={value}")?;
+        }
+        f.write_str("}")
+    }
+}
+
+/// A worker, from its first Synchronize until it has been silent too long.
+///
+/// Two things vary apart from each other. A Synchronize of the worker is
+/// *blocked* here, which only happens while it has no task, or it is not; then
+/// `expires` says when the worker is forgotten unless it calls again. And it has
+/// a *task* or none: what the scheduler handed out and neither heard completed
+/// nor took back, which is not always what the worker is doing. Each Synchronize
+/// brings the two in line.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) platform: PlatformId,
+    pub(super) task: Option<Assigned>,
+    pub(super) blocked: Option<Blocked>,
+    pub(super) expires: Option<Instant>,
+}
+
+/// The task a worker has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Assigned {
+    pub(super) task: TaskId,
+    /// How often it was sent to this worker.
+    pub(super) sends: u32,
+}
+
+/// A Synchronize that waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocked {
+    /// Its place among the idle workers of the platform queue.
+    pub(super) since: u64,
+    /// When it is answered even if there is nothing to do.
+    pub(super) until: Instant,
+}
+
+/// The answer to a Synchronize.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// When the worker should call again, at the latest.
+    pub next: SystemTime,
+    /// What it should do.
+    pub desired: Desired,
+}
+
+/// What a worker should do.
+#[derive(Clone, Debug)]
+pub enum Desired {
+    /// Go on with what it does.
+    Unchanged,
+    /// Nothing.
+    Idle,
+    /// Execute this.
+    Execute(Arc<Job>),
+}

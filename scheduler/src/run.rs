@@ -1,0 +1,100 @@
+//! The program.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use daemon::Shutdown;
+use proto::wire::longrunning::operations_server::OperationsServer;
+use proto::wire::remoteworker::operation_queue_server::OperationQueueServer;
+use proto::wire::rev2::capabilities_server::CapabilitiesServer;
+use proto::wire::rev2::execution_server::ExecutionServer;
+use storage::ActionCache;
+use storage::client::RemoteStorage;
+use tonic::service::Routes;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::queue::{Now, Queue};
+use crate::service::capabilities::Announcement;
+use crate::service::execution::ExecutionService;
+use crate::service::operation_queue::OperationQueueService;
+use crate::service::operations::OperationsService;
+use crate::service::{Actions, Dispatcher};
+
+/// Runs a scheduler until it is told to stop. Then new calls are refused as
+/// UNAVAILABLE, streams end so, and workers' calls are answered.
+///
+/// # Errors
+/// The configuration contradicts itself, an address cannot be used, or a server
+/// fails.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    let settings = config.settings()?;
+    let cas = daemon::connect(&config.content_addressable_storage)?;
+    let storage = Arc::new(match &config.action_cache {
+        None => RemoteStorage::new(cas),
+        Some(cache) => RemoteStorage::with_action_cache(cas, daemon::connect(cache)?),
+    });
+    let action_cache = config
+        .action_cache
+        .is_some()
+        .then(|| storage.clone() as Arc<dyn ActionCache>);
+    let limit = config.maximum_message_size_bytes;
+    let actions = Actions::new(storage, limit, &settings.ignored);
+    let now = Now {
+        instant: tokio::time::Instant::now().into_std(),
+        wall: SystemTime::now(),
+    };
+    let random = Box::new(rand::random::<u128>);
+    let queue = Queue::new(settings, &config.predeclared()?, random, now);
+    let dispatcher = Dispatcher::new(queue, shutdown.clone());
+
+    let mut listeners = Vec::new();
+    let clients = client_routes(dispatcher.clone(), actions, action_cache);
+    for address in &config.client_grpc_servers {
+        listeners.push((daemon::listen(address).await?, clients.clone()));
+    }
+    let workers = worker_routes(dispatcher.clone(), limit);
+    for address in &config.worker_grpc_servers {
+        listeners.push((daemon::listen(address).await?, workers.clone()));
+    }
+    for (listener, _) in &listeners {
+        tracing::info!(address = listener.local_address(), "listening");
+    }
+    let servers = listeners.into_iter().map(|(listener, routes)| {
+        let shutdown = shutdown.clone();
+        async move {
+            let served = daemon::serve(listener, routes, shutdown.clone()).await;
+            // If one server fails, the others stop too.
+            shutdown.cancel();
+            served
+        }
+    });
+    let (served, ()) = tokio::join!(futures::future::join_all(servers), dispatcher.drive());
+    served.into_iter().collect::<Result<(), _>>()?;
+    Ok(())
+}
+
+/// The services that clients use.
+#[must_use]
+pub fn client_routes(
+    dispatcher: Arc<Dispatcher>,
+    actions: Actions,
+    action_cache: Option<Arc<dyn ActionCache>>,
+) -> Routes {
+    Routes::new(ExecutionServer::new(ExecutionService {
+        dispatcher: dispatcher.clone(),
+        actions,
+        action_cache,
+    }))
+    .add_service(OperationsServer::new(OperationsService(dispatcher)))
+    .add_service(CapabilitiesServer::new(Announcement))
+}
+
+/// The service that workers use. Their reports hold whole action results, so the
+/// library's limit of 4 MiB to a message is too little.
+#[must_use]
+pub fn worker_routes(dispatcher: Arc<Dispatcher>, maximum_message_size: u64) -> Routes {
+    let limit = usize::try_from(maximum_message_size).unwrap_or(usize::MAX);
+    let service = OperationQueueService(dispatcher);
+    Routes::new(OperationQueueServer::new(service).max_decoding_message_size(limit))
+}

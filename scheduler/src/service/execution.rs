@@ -1,0 +1,187 @@
+//! Execute and WaitExecution.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use prost::Message as _;
+use proto::wire::longrunning::Operation;
+use proto::wire::protobuf;
+use proto::wire::rev2::execution_server::Execution;
+use proto::wire::rev2::{ExecuteRequest, RequestMetadata, WaitExecutionRequest};
+use proto::{Digest, DigestFunction, InstanceName, messages};
+use storage::ActionCache;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::action::Actions;
+use super::dispatcher::{Dispatcher, Updates};
+use super::operations;
+use crate::error::Error;
+use crate::queue::{Submission, TaskId};
+
+/// How often a stream on which nothing happens says so, as proxies cut silent
+/// connections (Buildbarn's interval).
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// How long the action cache may take to answer before an action is executed
+/// without its answer.
+const CACHE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where clients tell about themselves (REv2 RequestMetadata).
+const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+
+/// The Execution service.
+pub struct ExecutionService {
+    /// The queue.
+    pub dispatcher: Arc<Dispatcher>,
+    /// Where actions are read from.
+    pub actions: Actions,
+    /// Asked before an action is queued, where there is one.
+    pub action_cache: Option<Arc<dyn ActionCache>>,
+}
+
+#[tonic::async_trait]
+impl Execution for ExecutionService {
+    type ExecuteStream = BoxStream<'static, Result<Operation, Status>>;
+    type WaitExecutionStream = Self::ExecuteStream;
+
+    async fn execute(
+        &self,
+        request: Request<ExecuteRequest>,
+    ) -> Result<Response<Self::ExecuteStream>, Status> {
+        let metadata = request_metadata(request.metadata());
+        let trace = trace_context(request.metadata());
+        let request = request.into_inner();
+        let instance = InstanceName::new(&request.instance_name)
+            .map_err(|error| Error::invalid("instance_name", error))?;
+        let digest = action_digest(&request)?;
+        let (action, platform) = self.actions.load(&instance, digest).await?;
+        let (updates, look_up) = self.dispatcher.submit(Submission {
+            instance: instance.clone(),
+            digest,
+            action,
+            platform,
+            priority: request.execution_policy.map_or(0, |policy| policy.priority),
+            skip_cache_lookup: request.skip_cache_lookup,
+            metadata,
+            trace,
+        })?;
+        tracing::debug!(operation = %updates.name, action = %digest, %instance, "submitted");
+        if let Some(task) = look_up {
+            self.look_up(task, instance, digest);
+        }
+        Ok(Response::new(operations_of(updates)))
+    }
+
+    async fn wait_execution(
+        &self,
+        request: Request<WaitExecutionRequest>,
+    ) -> Result<Response<Self::WaitExecutionStream>, Status> {
+        let name = operations::parse_name(&request.get_ref().name)?;
+        Ok(Response::new(operations_of(self.dispatcher.join(name)?)))
+    }
+}
+
+impl ExecutionService {
+    /// Asks the action cache, apart from this call: others may have joined the
+    /// task by the time this client goes away.
+    fn look_up(&self, task: TaskId, instance: InstanceName, action: Digest) {
+        let dispatcher = self.dispatcher.clone();
+        let Some(cache) = self.action_cache.clone() else {
+            dispatcher.cache_checked(task, None);
+            return;
+        };
+        tokio::spawn(async move {
+            let answer = tokio::time::timeout(CACHE_TIMEOUT, cache.get(&instance, action)).await;
+            let result = match answer {
+                Ok(Ok(result)) => result,
+                Ok(Err(error)) => {
+                    tracing::warn!(%action, %error, "action cache failed, executing");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!(%action, "action cache does not answer, executing");
+                    None
+                }
+            };
+            dispatcher.cache_checked(task, result);
+        });
+    }
+}
+
+fn action_digest(request: &ExecuteRequest) -> Result<Digest, Error> {
+    let wire = request.action_digest.as_ref();
+    let hash = wire.map_or("", |digest| &digest.hash);
+    if wire.is_none() {
+        return Err(Error::invalid("action_digest", "digest is missing"));
+    }
+    let function = DigestFunction::from_wire(request.digest_function, hash)
+        .map_err(|error| Error::invalid("digest_function", error))?;
+    Digest::from_wire(function, wire).map_err(|error| Error::invalid("action_digest", error))
+}
+
+/// What the client tells about itself. It is for the worker and for people, so
+/// what cannot be decoded is left out rather than refused.
+fn request_metadata(headers: &MetadataMap) -> Vec<protobuf::Any> {
+    headers
+        .get_bin(REQUEST_METADATA)
+        .and_then(|value| value.to_bytes().ok())
+        .and_then(|bytes| RequestMetadata::decode(bytes).ok())
+        .map(|metadata| messages::pack_rev2("RequestMetadata", &metadata))
+        .into_iter()
+        .collect()
+}
+
+/// The W3C trace context headers.
+fn trace_context(headers: &MetadataMap) -> HashMap<String, String> {
+    ["traceparent", "tracestate"]
+        .into_iter()
+        .filter_map(|name| {
+            let value = headers.get(name)?.to_str().ok()?;
+            Some((name.to_string(), value.to_string()))
+        })
+        .collect()
+}
+
+/// Where a stream stands.
+enum Next {
+    First,
+    Further,
+    End,
+}
+
+/// The stream of one client: how the operation stands, at once, then whenever
+/// that changes and every [`KEEP_ALIVE`], until it is done.
+fn operations_of(updates: Updates) -> BoxStream<'static, Result<Operation, Status>> {
+    stream::unfold((updates, Next::First), async |(mut updates, next)| {
+        match next {
+            Next::End => return None,
+            Next::First => {}
+            Next::Further => {
+                let shutdown = updates.shutdown().clone();
+                let stopped = tokio::select! {
+                    biased;
+                    changed = updates.views.changed() => changed.is_err(),
+                    () = shutdown.cancelled() => true,
+                    () = tokio::time::sleep(KEEP_ALIVE) => false,
+                };
+                if stopped {
+                    // Clients try again on UNAVAILABLE.
+                    let status = Status::from(Error::ShuttingDown);
+                    return Some((Err(status), (updates, Next::End)));
+                }
+            }
+        }
+        let operation = operations::message(updates.name, &updates.views.borrow_and_update());
+        let next = if operation.done {
+            Next::End
+        } else {
+            Next::Further
+        };
+        Some((Ok(operation), (updates, next)))
+    })
+    .boxed()
+}
