@@ -115,8 +115,7 @@ fn launcher_root(build_directory: &Path) -> io::Result<Host> {
     let proc_tree = sys::clone_tree(proc.as_fd(), c"")?;
     let build = open_place(&c_path(build_directory)?)?;
     let build_tree = sys::clone_tree(build.as_fd(), c"")?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), SITE, Some("tmpfs"), flags, Some("mode=0755"))?;
+    mount_tmpfs(Path::new(SITE))?;
     let site = open_place(c"/proc")?;
     for (name, tree) in [("proc", proc_tree), ("build", build_tree)] {
         create_directory(&Path::new(SITE).join(name), 0o755)?;
@@ -125,8 +124,9 @@ fn launcher_root(build_directory: &Path) -> io::Result<Host> {
     }
     create_directory(&Path::new(SITE).join("input"), 0o755)?;
     let base = Path::new(SITE).join("root");
+    create_directory(&base, 0o755)?;
+    mount_tmpfs(&base)?;
     for path in [
-        "",
         "build",
         "build/root",
         "dev",
@@ -141,7 +141,9 @@ fn launcher_root(build_directory: &Path) -> io::Result<Host> {
 }
 
 fn devices(host: &Host, base: &Path) -> io::Result<()> {
+    // A mount of its own, which can be attached to an input root.
     let dev = base.join("dev");
+    mount_tmpfs(&dev)?;
     for name in NODES {
         let source = open_below(&host.root, &Path::new("/dev").join(name))?;
         bind(source.as_fd(), &dev.join(name), sys::NO_SUID | sys::NO_EXEC)?;
@@ -158,20 +160,22 @@ fn devices(host: &Host, base: &Path) -> io::Result<()> {
     ] {
         symlink(target, dev.join(name))?;
     }
-    // A mount of its own, which can be attached to an input root.
     seal(&dev)?;
     seal(base)
 }
 
-/// Makes the directory a read-only mount of its own.
-fn seal(directory: &Path) -> io::Result<()> {
-    let place = open_place(&c_path(directory)?)?;
-    let tree = sys::clone_tree(place.as_fd(), c"")?;
-    // Not what lies below: that has its own attributes, and the device nodes
-    // are to stay usable.
-    let attributes = sys::READ_ONLY | sys::NO_SUID | sys::NO_DEV;
-    sys::mount_setattr(tree.as_fd(), attributes, 0, false)?;
-    sys::move_mount(tree.as_fd(), place.as_fd(), c"")?;
+fn mount_tmpfs(path: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let options = Some("mode=0755");
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, options)?;
+    Ok(())
+}
+
+/// Makes the mount at this place read-only, and not those below: they have
+/// their own attributes.
+fn seal(place: &Path) -> io::Result<()> {
+    let place = open_place(&c_path(place)?)?;
+    sys::mount_setattr(place.as_fd(), sys::READ_ONLY, 0, false)?;
     Ok(())
 }
 

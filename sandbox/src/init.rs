@@ -17,7 +17,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, sethostname};
 
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) proc: OwnedFd,
     /// The system call filter, compiled; empty where it is off.
     pub(crate) filter: Vec<seccompiler::sock_filter>,
+    /// Where this process's arguments are.
+    pub(crate) arguments: sys::Arguments,
 }
 
 /// The descriptors that come with a command, in this order.
@@ -172,12 +175,11 @@ fn attach(state: &mut State<'_>, step: &Step, assignment: &Assignment) -> nix::R
 fn enter_own_namespaces(state: &State<'_>, inner: u32) -> nix::Result<()> {
     let keep = [state.channel.as_raw_fd(), state.shared.proc.as_raw_fd()];
     sys::close_all_but(&keep)?;
-    for signal in 1..=64 {
-        // Not all numbers can be set: SIGKILL, SIGSTOP, and the C library's two.
-        let _ = sys::default_signal(signal);
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    sys::reset_signals()?;
     umask(Mode::from_bits_truncate(0o022));
+    // Commands see pid 1's name and arguments.
+    prctl::set_name(c"init")?;
+    sys::clear_arguments(state.shared.arguments);
     match state.shared.plan.host_ids {
         HostIds::Range { .. } => {
             // The launcher maps, being root outside; it says when that is done.

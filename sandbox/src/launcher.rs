@@ -85,6 +85,7 @@ pub(crate) fn run(
     }
     // Files are created with the modes that are given.
     umask(Mode::empty());
+    let arguments = sys::arguments().map_err(start("find the own arguments".to_owned()))?;
     let base = base::make(&plan, &config.build_directory)
         .map_err(|failure| start(failure.step)(failure.error))?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(errno("hide memory"))?;
@@ -103,6 +104,7 @@ pub(crate) fn run(
             plan,
             proc: base.proc,
             filter,
+            arguments,
         },
         pool_size: config.pool_size,
         socket,

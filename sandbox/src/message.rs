@@ -15,8 +15,6 @@ use thiserror::Error;
 
 use crate::wire::{Reader, Writer};
 
-/// Bytes of a header.
-pub const HEADER_BYTES: usize = 24;
 /// Most bytes of one datagram.
 pub const DATAGRAM_BYTES: usize = 8192;
 /// Most bytes of a run request: far above what `execve(2)` accepts (a quarter

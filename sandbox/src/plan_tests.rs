@@ -1,1 +1,232 @@
+use super::*;
+use crate::probe::Finding;
 
+const FEATURES: [Feature; 14] = [
+    Feature::MountCalls,
+    Feature::UserNamespace,
+    Feature::MountNamespace,
+    Feature::PidNamespace,
+    Feature::IpcNamespace,
+    Feature::UtsNamespace,
+    Feature::NetworkNamespace,
+    Feature::OwnProc,
+    Feature::Seccomp,
+    Feature::Landlock,
+    Feature::LandlockScopes,
+    Feature::ProtectedHardlinks,
+    Feature::RootCapabilities,
+    Feature::SubordinateIds,
+];
+
+const RANGE: HostIds = HostIds::Range {
+    start: 100_000,
+    count: 8,
+};
+
+/// A host that lacks these.
+fn host(lacking: &[Feature]) -> Probe {
+    Probe {
+        kernel: "6.1.0".to_owned(),
+        uid: 0,
+        landlock_abi: 7,
+        findings: FEATURES
+            .into_iter()
+            .map(|feature| Finding {
+                feature,
+                available: !lacking.contains(&feature),
+                why: format!("{feature:?} tried"),
+                remedy: format!("get {feature:?}"),
+            })
+            .collect(),
+        userland: vec![("/usr".into(), false), ("/bin".into(), true)],
+    }
+}
+
+fn position(steps: &[Step], wanted: impl Fn(&Step) -> bool) -> usize {
+    steps.iter().position(wanted).unwrap()
+}
+
+#[test]
+fn everything_holds_on_a_host_that_has_it() {
+    let policy = Policy::new(Root::Host, RANGE);
+    let plan = Plan::new(&policy, &host(&[])).unwrap();
+    for protection in Protection::ALL {
+        assert!(plan.holds(protection), "{protection}");
+    }
+    assert!(!plan.start.contains(&Step::LauncherUserNamespace));
+    assert!(plan.start.contains(&Step::BindReadOnly("/usr".into())));
+    assert!(plan.start.contains(&Step::CopySymlink("/bin".into())));
+}
+
+#[test]
+fn each_missing_requirement_is_refused_by_name() {
+    for (feature, protection) in [
+        (Feature::UserNamespace, Protection::UserNamespace),
+        (Feature::MountNamespace, Protection::MountNamespace),
+        (Feature::PidNamespace, Protection::PidNamespace),
+        (Feature::IpcNamespace, Protection::IpcNamespace),
+        (Feature::UtsNamespace, Protection::UtsNamespace),
+        (Feature::NetworkNamespace, Protection::NetworkNamespace),
+        (Feature::Seccomp, Protection::Seccomp),
+        (Feature::Landlock, Protection::LandlockFiles),
+        (Feature::ProtectedHardlinks, Protection::ProtectedHardlinks),
+    ] {
+        let policy = Policy::new(Root::Host, RANGE);
+        let refusal = Plan::new(&policy, &host(&[feature])).unwrap_err();
+        assert_eq!(
+            refusal,
+            Refusal::Missing {
+                protection,
+                why: format!("{feature:?} tried"),
+                remedy: format!("get {feature:?}"),
+            }
+        );
+        let text = refusal.to_string();
+        assert!(text.contains(protection.name()), "{text}");
+        assert!(text.contains("get "), "{text}");
+    }
+}
+
+#[test]
+fn what_no_sandbox_can_do_without_is_refused() {
+    for feature in [
+        Feature::MountCalls,
+        Feature::OwnProc,
+        Feature::RootCapabilities,
+    ] {
+        let policy = Policy::new(Root::Host, RANGE);
+        let refusal = Plan::new(&policy, &host(&[feature])).unwrap_err();
+        assert!(matches!(refusal, Refusal::Host { feature: f, .. } if f == feature));
+    }
+}
+
+#[test]
+fn a_best_effort_is_left_out_and_told() {
+    let mut policy = Policy::new(Root::Host, RANGE);
+    policy.set_need(Protection::Seccomp, Need::BestEffort);
+    let plan = Plan::new(&policy, &host(&[Feature::Seccomp, Feature::LandlockScopes])).unwrap();
+    assert!(!plan.holds(Protection::Seccomp));
+    assert!(!plan.holds(Protection::LandlockScopes));
+    assert!(plan.holds(Protection::LandlockFiles));
+    assert!(!plan.command.contains(&Step::EnterSeccomp));
+    let told = plan
+        .protections
+        .iter()
+        .find(|held| held.protection == Protection::Seccomp)
+        .unwrap();
+    assert_eq!(told.why, "Seccomp tried");
+    assert_eq!(told.remedy, "get Seccomp");
+}
+
+#[test]
+fn switching_off_leaves_the_step_out() {
+    let mut policy = Policy::new(Root::Host, RANGE);
+    policy.set_need(Protection::NetworkNamespace, Need::Off);
+    policy.set_need(Protection::UtsNamespace, Need::Off);
+    let plan = Plan::new(&policy, &host(&[])).unwrap();
+    assert!(!plan.prepare.contains(&Step::Loopback));
+    assert!(plan.prepare.contains(&Step::Namespaces {
+        ipc: true,
+        uts: false,
+        network: false
+    }));
+    assert!(!plan.holds(Protection::NetworkNamespace));
+    // On a shared network the scopes are what separates abstract sockets.
+    let refusal = Plan::new(&policy, &host(&[Feature::LandlockScopes])).unwrap_err();
+    assert!(matches!(
+        refusal,
+        Refusal::Missing {
+            protection: Protection::LandlockScopes,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn senseless_policies_are_refused() {
+    let plan = |change: &dyn Fn(&mut Policy)| {
+        let mut policy = Policy::new(Root::Host, RANGE);
+        change(&mut policy);
+        Plan::new(&policy, &host(&[])).unwrap_err()
+    };
+    assert_eq!(
+        plan(&|p| p.set_need(Protection::PidNamespace, Need::Off)),
+        Refusal::Structural(Protection::PidNamespace)
+    );
+    assert_eq!(
+        plan(&|p| p.set_need(Protection::NoNewPrivileges, Need::Off)),
+        Refusal::Depends {
+            protection: Protection::Seccomp,
+            needs: Protection::NoNewPrivileges
+        }
+    );
+    for range in [(0, 4), (5, 0), (u32::MAX - 2, 2), (u32::MAX, 2)] {
+        let (start, count) = range;
+        let refusal = plan(&|p| p.host_ids = HostIds::Range { start, count });
+        assert!(matches!(refusal, Refusal::Policy(_)), "{range:?}");
+    }
+    assert!(matches!(
+        plan(&|p| p.read_only_binds.push("opt".into())),
+        Refusal::Policy(_)
+    ));
+    assert!(matches!(plan(&|p| p.hostname.clear()), Refusal::Policy(_)));
+}
+
+#[test]
+fn the_same_user_has_no_uid_of_its_own() {
+    let policy = Policy::new(Root::Host, HostIds::SameUser);
+    let probe = host(&[Feature::RootCapabilities, Feature::ProtectedHardlinks]);
+    let plan = Plan::new(&policy, &probe).unwrap();
+    assert!(!plan.holds(Protection::OwnUid));
+    assert_eq!(plan.start[0], Step::LauncherUserNamespace);
+    let mut strict = policy;
+    strict.set_need(Protection::OwnUid, Need::Required);
+    assert!(matches!(
+        Plan::new(&strict, &host(&[])).unwrap_err(),
+        Refusal::Missing {
+            protection: Protection::OwnUid,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn the_order_is_the_one_that_the_kernel_allows() {
+    for root in [Root::Host, Root::Input] {
+        let plan = Plan::new(&Policy::new(root, RANGE), &host(&[])).unwrap();
+        let ids = position(&plan.prepare, |s| matches!(s, Step::TakeIds(_)));
+        // Changing ids clears the death signal.
+        assert!(ids < position(&plan.prepare, |s| *s == Step::DieWithLauncher));
+        let command = &plan.command;
+        let landlock = position(command, |s| *s == Step::EnterLandlock);
+        let seccomp = position(command, |s| *s == Step::EnterSeccomp);
+        let renounced = position(command, |s| *s == Step::NoNewPrivileges);
+        let dropped = position(command, |s| *s == Step::DropCapabilities);
+        assert!(dropped < renounced && renounced < landlock && landlock < seccomp);
+        assert_eq!(seccomp + 1, position(command, |s| *s == Step::Execute));
+        assert_eq!(command.last(), Some(&Step::Execute));
+        // Everything is mounted before the rules name what is in the new root.
+        let mounts = plan.prepare.iter().chain(&plan.request).cloned();
+        let mounts: Vec<_> = mounts.collect();
+        let pivot = position(&mounts, |s| *s == Step::PivotRoot);
+        let rules = position(&mounts, |s| matches!(s, Step::LandlockRules { .. }));
+        assert!(pivot < rules);
+    }
+}
+
+#[test]
+fn every_step_prints_as_one_line_with_what_it_gives() {
+    let plan = Plan::new(&Policy::new(Root::Host, RANGE), &host(&[])).unwrap();
+    let text = plan.to_string();
+    let steps: usize = Phase::ALL
+        .iter()
+        .map(|phase| plan.steps(*phase).len())
+        .sum();
+    assert_eq!(text.lines().count(), steps);
+    for protection in Protection::ALL {
+        // This one is the host's alone.
+        if protection != Protection::ProtectedHardlinks {
+            assert!(text.contains(protection.name()), "{protection}");
+        }
+    }
+}

@@ -255,14 +255,41 @@ pub(crate) fn duplicate_to(from: libc::c_int, to: libc::c_int) -> Result<()> {
     Errno::result(unsafe { libc::dup2(from, to) }).map(drop)
 }
 
-/// The default action for a signal.
-pub(crate) fn default_signal(signal: libc::c_int) -> Result<()> {
-    // SAFETY: SIG_DFL runs no code of ours.
-    let previous = unsafe { libc::signal(signal, libc::SIG_DFL) };
-    if previous == libc::SIG_ERR {
-        return Err(Errno::last());
+/// The default action for every signal, and none blocked. The C library's
+/// functions would leave out the two that it keeps for itself, which whoever
+/// started us may have left blocked.
+pub(crate) fn reset_signals() -> Result<()> {
+    const SET_BYTES: usize = 8;
+    // Handler, flags, restorer and mask of the kernel's `struct sigaction`.
+    let default = [0_u64; 4];
+    for signal in 1..=64_i32 {
+        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
+            continue;
+        }
+        // SAFETY: reads one action of at most that size, which runs no code.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SET_BYTES,
+            )
+        };
+        Errno::result(result)?;
     }
-    Ok(())
+    let none = 0_u64;
+    // SAFETY: reads one set of the size given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null_mut::<u64>(),
+            SET_BYTES,
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 /// Waits for any child; its raw wait status.
@@ -341,6 +368,50 @@ pub(crate) fn vfork_run<F: FnMut()>(mut body: F) -> Result<Pid> {
         )
     };
     Errno::result(pid).map(Pid::from_raw)
+}
+
+/// Where in memory the arguments of this process are, as `/proc` shows them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arguments {
+    start: usize,
+    length: usize,
+}
+
+/// From `/proc/self/stat` (`proc_pid_stat(5)`): `arg_start` and `arg_end`.
+pub(crate) fn arguments() -> std::io::Result<Arguments> {
+    let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The second field, a name in parentheses, may hold anything.
+    let (_, rest) = stat.rsplit_once(')').ok_or_else(invalid)?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let number = |field: usize| {
+        fields
+            .get(field - 3)
+            .and_then(|text| text.parse::<usize>().ok())
+            .ok_or_else(invalid)
+    };
+    let (start, end) = (number(48)?, number(49)?);
+    Ok(Arguments {
+        start,
+        length: end.saturating_sub(start),
+    })
+}
+
+/// Overwrites them with zeroes, so that nobody reads them in `/proc`.
+///
+/// For a copied process that does not look at its arguments again.
+pub(crate) fn clear_arguments(arguments: Arguments) {
+    if arguments.start != 0 {
+        // SAFETY: the kernel says that the argument strings lie there, on the
+        // writable initial stack; nothing of this process reads them again.
+        unsafe {
+            std::ptr::write_bytes(
+                std::ptr::with_exposed_provenance_mut::<u8>(arguments.start),
+                0,
+                arguments.length,
+            );
+        }
+    }
 }
 
 /// Runs what never returns, in a copied process. A panic ends that process
