@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use daemon::Address;
 use daemon::config::{Configuration, Duration};
 use proto::{InstanceName, PlatformKey};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::queue::{Ignored, Settings, Timeouts};
@@ -82,38 +82,26 @@ pub struct Property {
 }
 
 /// The value of `ignored_properties`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected a list of property names, or \"*\"")]
 pub enum IgnoredProperties {
     /// Those of these names.
     Names(BTreeSet<String>),
-    /// `"*"`.
-    All(&'static str),
+    /// All.
+    All(All),
+}
+
+/// `"*"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum All {
+    /// The one value.
+    #[serde(rename = "*")]
+    Star,
 }
 
 impl Default for IgnoredProperties {
     fn default() -> Self {
         Self::Names(BTreeSet::new())
-    }
-}
-
-impl<'de> Deserialize<'de> for IgnoredProperties {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected a list of property names, or \"*\"")]
-        enum Form {
-            Names(BTreeSet<String>),
-            Word(Star),
-        }
-        #[derive(Deserialize)]
-        enum Star {
-            #[serde(rename = "*")]
-            Star,
-        }
-        Ok(match Form::deserialize(deserializer)? {
-            Form::Names(names) => Self::Names(names),
-            Form::Word(Star::Star) => Self::All("*"),
-        })
     }
 }
 
@@ -188,5 +176,82 @@ impl Config {
                 Ok((prefix, platform))
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESSES: &str = "client_grpc_servers = ['unix:/run/clients']
+        worker_grpc_servers = ['[::]:8983', 'fd:3']
+        content_addressable_storage = 'grpc://storage:8980'
+        ";
+
+    fn load(rest: &str) -> Result<Config, daemon::Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scheduler.toml");
+        std::fs::write(&path, format!("{ADDRESSES}{rest}")).unwrap();
+        daemon::config::load(&path)
+    }
+
+    #[test]
+    fn only_addresses_must_be_given() {
+        let config = load("").unwrap();
+        let (settings, usual) = (config.settings().unwrap(), Settings::default());
+        assert_eq!(settings.timeouts.default, usual.timeouts.default);
+        assert_eq!(settings.timeouts.maximum, usual.timeouts.maximum);
+        assert_eq!(settings.no_workers_timeout, usual.no_workers_timeout);
+        assert_eq!(settings.ignored, Ignored::default());
+        assert!(!settings.check_action_cache);
+        assert_eq!(config.predeclared().unwrap(), []);
+    }
+
+    #[test]
+    fn every_key_reaches_the_queue() {
+        let config = load(
+            "actionCache = 'grpc://storage:8980'
+            default_execution_timeout = '10s'
+            maximum_execution_timeout = '20s'
+            platform_queue_with_no_workers_timeout = '30s'
+            ignored_properties = ['network']
+            [[predeclared_platform_queues]]
+            instance_name_prefix = 'main'
+            platform = { properties = [{ name = 'os', value = 'linux' }] }",
+        );
+        let config = config.unwrap();
+        let settings = config.settings().unwrap();
+        assert_eq!(settings.timeouts.default.as_secs(), 10);
+        assert_eq!(settings.timeouts.maximum.as_secs(), 20);
+        assert_eq!(settings.no_workers_timeout.as_secs(), 30);
+        assert!(settings.check_action_cache);
+        let names = BTreeSet::from(["network".to_string()]);
+        assert_eq!(settings.ignored, Ignored::Names(names));
+        let (prefix, platform) = config.predeclared().unwrap().remove(0);
+        assert_eq!(prefix.as_str(), "main");
+        assert_eq!(platform.to_string(), "{os=linux}");
+
+        let all = load("ignored_properties = '*'")
+            .unwrap()
+            .settings()
+            .unwrap();
+        assert_eq!(all.ignored, Ignored::All);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        let refused = load("ignored_properties = 'all'").unwrap_err().to_string();
+        assert!(
+            refused.contains("at ignored_properties: expected a list"),
+            "{refused}"
+        );
+        let contradictory = load("default_execution_timeout = '3h'").unwrap().settings();
+        let refused = contradictory.unwrap_err().to_string();
+        assert!(
+            refused.contains("default_execution_timeout: 10800 s"),
+            "{refused}"
+        );
+        let reserved = "[[predeclared_platform_queues]]\ninstance_name_prefix = 'blobs'";
+        assert!(load(reserved).unwrap().predeclared().is_err());
     }
 }

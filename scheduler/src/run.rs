@@ -98,3 +98,54 @@ pub fn worker_routes(dispatcher: Arc<Dispatcher>, maximum_message_size: u64) -> 
     let service = OperationQueueService(dispatcher);
     Routes::new(OperationQueueServer::new(service).max_decoding_message_size(limit))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use daemon::Address;
+    use proto::wire::remoteworker::operation_queue_client::OperationQueueClient;
+    use proto::wire::rev2::capabilities_client::CapabilitiesClient;
+    use tonic::Code;
+
+    #[tokio::test]
+    async fn clients_and_workers_have_an_endpoint_each_and_both_stop_when_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = |name: &str| Address::Unix(folder.path().join(name));
+        let path = folder.path().join("scheduler.toml");
+        let config = format!(
+            "client_grpc_servers = ['{}']\nworker_grpc_servers = ['{}']\n\
+             content_addressable_storage = '{}'",
+            address("clients"),
+            address("workers"),
+            address("storage"),
+        );
+        std::fs::write(&path, config).unwrap();
+        let config = daemon::config::load(&path).unwrap();
+        let shutdown = Shutdown::new();
+        let program = tokio::spawn(run(config, shutdown.clone()));
+        while !folder.path().join("workers").exists() {
+            tokio::task::yield_now().await;
+        }
+
+        let channel = |name| daemon::connect(&address(name)).unwrap();
+        let mut client = CapabilitiesClient::new(channel("clients"));
+        client
+            .get_capabilities(proto::wire::rev2::GetCapabilitiesRequest::default())
+            .await
+            .unwrap();
+        let call = proto::wire::remoteworker::SynchronizeRequest::default();
+        let mut worker = OperationQueueClient::new(channel("workers"));
+        let status = worker.synchronize(call.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "it is served");
+        let mut worker = OperationQueueClient::new(channel("clients"));
+        let status = worker.synchronize(call).await.unwrap_err();
+        assert_eq!(
+            status.code(),
+            Code::Unimplemented,
+            "clients cannot be workers"
+        );
+
+        shutdown.cancel();
+        program.await.unwrap().unwrap();
+    }
+}

@@ -206,6 +206,18 @@ impl Dispatcher {
         (&mut held.answer).await.map_err(|_| Error::ShuttingDown)
     }
 
+    /// How many workers' calls are being held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.with(|state, _| state.held.len())
+    }
+
+    /// Whether there is no operation.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.with(|state, _| state.operations.is_empty())
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut State, Now) -> T) -> T {
         // Nothing panics while it holds the lock; were it to happen, the queue
         // would still be whole enough to go on with.

@@ -12,6 +12,8 @@ pub mod dispatcher;
 pub mod execution;
 pub mod operation_queue;
 pub mod operations;
+#[cfg(test)]
+mod tests;
 
 pub use action::Actions;
 pub use dispatcher::Dispatcher;
