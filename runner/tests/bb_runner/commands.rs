@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
 
 use proto::wire::runner::CheckReadinessRequest;
 use proto::wire::runner_extension::ReclaimRequest;
@@ -82,6 +83,58 @@ fn the_working_directory_is_below_the_input_root() {
 }
 
 #[test]
+fn an_inherited_socket_is_served() {
+    each_mode(&json!({"grpc_servers": ["fd:3"]}), async |runner| {
+        assert_eq!(output_of(runner, command(&["echo", "x"])).await, "x\n");
+    });
+}
+
+#[test]
+fn the_worker_s_user_can_connect() {
+    each_mode(&json!({}), async |runner| {
+        let mode = fs::metadata(runner.socket()).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o666);
+    });
+}
+
+/// Puts a program and the libraries that it is linked with into an input root.
+fn install(runner: &Runner, program: &str) {
+    let linked = Command::new("ldd").arg(program).output().unwrap().stdout;
+    let linked = String::from_utf8(linked).unwrap();
+    let libraries = linked
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    for file in libraries.chain([program]) {
+        let place = runner.input(&file[1..]);
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        let copied = Command::new("cp").arg("-L").arg(file).arg(&place).status();
+        assert!(copied.unwrap().success());
+    }
+}
+
+#[test]
+fn the_input_root_can_be_the_whole_root() {
+    each_mode(&json!({"root": "input"}), async |runner| {
+        install(runner, "/bin/sh");
+        fs::create_dir(runner.input("sub")).unwrap();
+        let mut request = shell("pwd; cd /; echo *; echo x > /tmp/file");
+        request.working_directory = "sub".into();
+        let output = output_of(runner, request).await;
+        let (directory, listing) = output.trim_end().split_once('\n').unwrap();
+        assert_eq!(directory, "/sub");
+        let mut names: Vec<_> = listing.split(' ').collect();
+        for supplied in ["bin", "dev", "proc", "tmp", "sub"] {
+            assert!(names.contains(&supplied), "{listing}");
+        }
+        names.retain(|name| !name.starts_with("lib"));
+        assert_eq!(names.len(), 5, "{listing}");
+        assert!(runner.build().join("1/tmp/file").exists());
+        let description = runner.extension().describe(()).await.unwrap().into_inner();
+        assert_eq!(description.root(), Root::Input);
+    });
+}
+
+#[test]
 fn large_command_lines_pass() {
     each_mode(&json!({}), async |runner| {
         let mut request = shell("echo $#");
@@ -140,12 +193,15 @@ fn what_a_command_locked_away_is_reclaimed() {
             path: "1/root".into(),
         };
         runner.extension().reclaim(request).await.unwrap();
-        for directory in ["d", "d/e"] {
-            let mode = fs::metadata(runner.input(directory)).unwrap().mode();
-            assert_eq!(mode & 0o777, 0o777, "{directory}");
+        // The worker is another user than the command, or the same one.
+        let (directories, files) = match runner.mode {
+            Mode::Root => (0o777, 0o444),
+            Mode::Plain => (0o700, 0o400),
+        };
+        for (path, rights) in [("d", directories), ("d/e", directories), ("d/e/f", files)] {
+            let mode = fs::metadata(runner.input(path)).unwrap().mode();
+            assert_eq!(mode & rights, rights, "{path}");
         }
-        let file = fs::metadata(runner.input("d/e/f")).unwrap().mode();
-        assert_eq!(file & 0o444, 0o444);
         let escape = ReclaimRequest {
             path: "../build".into(),
         };

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -87,13 +89,28 @@ impl Runner {
             config[key] = value.clone();
         }
         fs::write(path.join("config.json"), config.to_string()).unwrap();
+        // Where the plain user finds it. Another process copies: were the file open for
+        // writing here while another test forks, executing it could fail with ETXTBSY.
         let program = path.join("bb_runner");
-        fs::copy(env!("CARGO_BIN_EXE_bb_runner"), &program).unwrap();
+        let copied = Command::new("cp")
+            .args([Path::new(env!("CARGO_BIN_EXE_bb_runner")), &program])
+            .status();
+        assert!(copied.unwrap().success());
 
-        let mut command = Command::new(&program);
+        // A runner that serves `fd:3` gets the socket as sd_listen_fds(3) says.
+        let inherited = config["grpc_servers"] == json!(["fd:3"]);
+        let (mut command, stdin) = if inherited {
+            let mut shell = Command::new("sh");
+            let script = r#"exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$1""#;
+            shell.args(["-c", script]).arg(&program);
+            let socket = UnixListener::bind(path.join("socket")).unwrap();
+            (shell, OwnedFd::from(socket).into())
+        } else {
+            (Command::new(&program), Stdio::null())
+        };
         command
             .arg(path.join("config.json"))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .env("HAYLOFT_LOG", "info");
