@@ -62,13 +62,42 @@ pub struct PredeclaredPlatformQueue {
     pub platform: Platform,
 }
 
-/// A platform, in the form of REv2's message.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+/// A platform: its properties in any order, as a list or, as Buildbarn's files
+/// have it, in the form of REv2's message.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(
+    untagged,
+    expecting = "expected a list of properties, each of a name and a value"
+)]
+pub enum Platform {
+    /// The list.
+    Properties(Vec<Property>),
+    /// The message.
+    Message(PlatformMessage),
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Self::Properties(Vec::new())
+    }
+}
+
+/// REv2's message.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Platform {
-    /// In any order.
-    #[serde(default)]
+pub struct PlatformMessage {
+    /// The list.
     pub properties: Vec<Property>,
+}
+
+impl Platform {
+    fn key(&self) -> PlatformKey {
+        let (Self::Properties(properties) | Self::Message(PlatformMessage { properties })) = self;
+        let pairs = properties.iter();
+        PlatformKey::from_properties(
+            pairs.map(|property| (property.name.clone(), property.value.clone())),
+        )
+    }
 }
 
 /// A property of a platform.
@@ -169,11 +198,7 @@ impl Config {
                         reason: error.to_string(),
                     }
                 })?;
-                let properties = queue.platform.properties.iter();
-                let platform = PlatformKey::from_properties(
-                    properties.map(|property| (property.name.clone(), property.value.clone())),
-                );
-                Ok((prefix, platform))
+                Ok((prefix, queue.platform.key()))
             })
             .collect()
     }
@@ -217,7 +242,9 @@ mod tests {
             ignored_properties = ['network']
             [[predeclared_platform_queues]]
             instance_name_prefix = 'main'
-            platform = { properties = [{ name = 'os', value = 'linux' }] }",
+            platform = { properties = [{ name = 'os', value = 'linux' }] }
+            [[predeclared_platform_queues]]
+            platform = [{ name = 'os', value = 'plan9' }]",
         );
         let config = config.unwrap();
         let settings = config.settings().unwrap();
@@ -227,9 +254,9 @@ mod tests {
         assert!(settings.check_action_cache);
         let names = BTreeSet::from(["network".to_string()]);
         assert_eq!(settings.ignored, Ignored::Names(names));
-        let (prefix, platform) = config.predeclared().unwrap().remove(0);
-        assert_eq!(prefix.as_str(), "main");
-        assert_eq!(platform.to_string(), "{os=linux}");
+        let queues = config.predeclared().unwrap();
+        let queues: Vec<_> = queues.iter().map(|(n, p)| format!("{n} {p}")).collect();
+        assert_eq!(queues, ["main {os=linux}", " {os=plan9}"]);
 
         let all = load("ignored_properties = '*'")
             .unwrap()

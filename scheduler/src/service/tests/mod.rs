@@ -77,14 +77,12 @@ impl BlobStore for Memory {
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, storage::Error>>, storage::Error> {
         let blobs = self.blobs.lock().unwrap();
-        let get = |digest: &Digest| blobs.get(digest).cloned();
-        Ok(digests
-            .iter()
-            .map(|digest| match get(digest) {
-                Some(bytes) => Ok(bytes),
-                None => Err(storage::Error::NotFound(*digest)),
-            })
-            .collect())
+        let mut answers = Vec::new();
+        for digest in digests {
+            let found = blobs.get(digest).cloned();
+            answers.push(found.ok_or(storage::Error::NotFound(*digest)));
+        }
+        Ok(answers)
     }
 
     async fn write(
