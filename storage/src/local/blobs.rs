@@ -56,7 +56,6 @@ pub(super) struct Inner {
     index: Mutex<Index>,
     stripes: [Mutex<()>; STRIPES],
     limits: Limits,
-    now: fn() -> SystemTime,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,10 +89,6 @@ impl Blobs {
     /// # Errors
     /// [`Error::InUse`] when another process has it; [`Error::File`].
     pub fn open(directory: &Path, limits: Limits) -> Result<Self, Error> {
-        Self::open_at(directory, limits, SystemTime::now)
-    }
-
-    fn open_at(directory: &Path, limits: Limits, now: fn() -> SystemTime) -> Result<Self, Error> {
         let files = Files::open(directory)?;
         let mut found = files.list()?;
         found.sort_unstable_by_key(|(_, used)| *used);
@@ -108,7 +103,6 @@ impl Blobs {
             index: Mutex::new(index),
             stripes: [const { Mutex::new(()) }; STRIPES],
             limits,
-            now,
         })))
     }
 
@@ -125,7 +119,7 @@ impl Blobs {
         }
         let inner = self.0.clone();
         drop(tokio::task::spawn_blocking(move || {
-            let now = (inner.now)();
+            let now = SystemTime::now();
             for digest in digests {
                 inner.files.renew(&digest, now);
             }
@@ -134,7 +128,7 @@ impl Blobs {
 
     /// Uses a blob; whether it is there.
     fn touch(&self, digest: &Digest) -> bool {
-        let used = lock(&self.0.index).touch(digest, (self.0.now)());
+        let used = lock(&self.0.index).touch(digest, SystemTime::now());
         if used == Use::Renew {
             self.renew(vec![*digest]);
         }
@@ -174,7 +168,7 @@ impl Inner {
             }
             self.files.publish(written)?;
             let mut index = lock(&self.index);
-            let gone = index.insert(digest, (self.now)());
+            let gone = index.insert(digest, SystemTime::now());
             if let Some(bytes) = bytes {
                 index.keep(digest, bytes);
             }
@@ -193,7 +187,9 @@ impl Inner {
     /// Writes a small blob.
     fn write_small(&self, digest: Digest, bytes: Bytes) -> Result<(), Error> {
         verify::whole(digest, &bytes)?;
-        if is_empty_blob(&digest) || lock(&self.index).touch(&digest, (self.now)()) != Use::Absent {
+        if is_empty_blob(&digest)
+            || lock(&self.index).touch(&digest, SystemTime::now()) != Use::Absent
+        {
             return Ok(());
         }
         let written = self.create(digest)?.whole(&bytes)?;
@@ -275,7 +271,7 @@ impl BlobStore for Blobs {
         _instance: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Digest>, Error> {
-        let now = (self.0.now)();
+        let now = SystemTime::now();
         let mut missing = Vec::new();
         let mut stale = Vec::new();
         for some in digests.chunks(1024) {
@@ -329,7 +325,7 @@ impl BlobStore for Blobs {
         _instance: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error> {
-        let now = (self.0.now)();
+        let now = SystemTime::now();
         let mut results = Vec::with_capacity(digests.len());
         let mut on_disk = Vec::new();
         let mut stale = Vec::new();

@@ -1,0 +1,158 @@
+//! Stores to test, and blobs to put into them.
+
+// Each test binary uses some of these.
+#![allow(dead_code)]
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use daemon::{Address, Shutdown};
+use futures::{StreamExt, TryStreamExt};
+use proto::{Digest, DigestFunction, InstanceName};
+use storage::local::{Actions, Blobs, Limits};
+use storage::{
+    ActionCache, BlobStore, ByteStream, Complete, Error, RemoteStorage, internal_routes,
+};
+use tonic::service::Routes;
+use tonic::transport::Channel;
+
+pub const MIB: u64 = 1 << 20;
+
+/// The empty instance name.
+pub fn root() -> &'static InstanceName {
+    static ROOT: LazyLock<InstanceName> = LazyLock::new(InstanceName::empty);
+    &ROOT
+}
+
+/// Bytes that no compression or repetition makes easy, distinct by seed.
+pub fn bytes(seed: u64, size: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes.into()
+}
+
+pub fn sha256(bytes: &[u8]) -> Digest {
+    Digest::of(DigestFunction::Sha256, bytes)
+}
+
+/// A blob and its digest.
+pub fn blob(seed: u64, size: usize) -> (Digest, Bytes) {
+    let bytes = bytes(seed, size);
+    (sha256(&bytes), bytes)
+}
+
+/// A stream of these bytes in pieces.
+pub fn stream(bytes: &Bytes, piece: usize) -> ByteStream {
+    let pieces: Vec<_> = bytes
+        .chunks(piece.max(1))
+        .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+        .collect();
+    futures::stream::iter(pieces).boxed()
+}
+
+pub async fn gather(stream: ByteStream) -> Result<Vec<u8>, Error> {
+    let pieces: Vec<Bytes> = stream.try_collect().await?;
+    Ok(pieces.concat())
+}
+
+pub fn limits(disk: u64) -> Limits {
+    Limits {
+        disk,
+        memory: 64 * MIB,
+    }
+}
+
+pub fn open(folder: &Path, disk: u64) -> Blobs {
+    Blobs::open(folder, limits(disk)).unwrap()
+}
+
+/// A server on a unix socket, stopped when dropped.
+pub struct Server {
+    pub channel: Channel,
+    shutdown: Shutdown,
+    _folder: tempfile::TempDir,
+}
+
+impl Server {
+    pub async fn start(routes: Routes) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = Address::Unix(folder.path().join("socket"));
+        let shutdown = Shutdown::new();
+        let listener = daemon::listen(&address).await.unwrap();
+        tokio::spawn(daemon::serve(listener, routes, shutdown.clone()));
+        Self {
+            channel: daemon::connect(&address).unwrap(),
+            shutdown,
+            _folder: folder,
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// What is tested, and what must live as long.
+pub struct Subject {
+    pub blobs: Arc<dyn BlobStore>,
+    pub actions: Arc<dyn ActionCache>,
+    pub server: Option<Server>,
+    _folder: tempfile::TempDir,
+}
+
+impl Subject {
+    /// The embedded store in process.
+    pub async fn embedded() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs: Arc<dyn BlobStore> = Arc::new(open(folder.path(), 1 << 30));
+        let actions = Actions::open(&folder.path().join("actions.redb"), 64 * MIB).unwrap();
+        Self {
+            actions: Arc::new(Complete::new(actions, blobs.clone())),
+            blobs,
+            server: None,
+            _folder: folder,
+        }
+    }
+
+    /// The embedded store through services and client.
+    pub async fn over_grpc() -> Self {
+        let Self {
+            blobs,
+            actions,
+            _folder,
+            ..
+        } = Self::embedded().await;
+        let server = Server::start(internal_routes(blobs, actions)).await;
+        let client = RemoteStorage::new(server.channel.clone());
+        Self {
+            blobs: Arc::new(client.clone()),
+            actions: Arc::new(client),
+            server: Some(server),
+            _folder,
+        }
+    }
+
+    pub async fn has(&self, digest: Digest) -> bool {
+        let missing = self.blobs.find_missing(root(), &[digest]).await.unwrap();
+        missing.is_empty()
+    }
+
+    pub async fn put(&self, bytes: &[u8]) -> Digest {
+        let digest = sha256(bytes);
+        let blobs = vec![(digest, Bytes::copy_from_slice(bytes))];
+        for written in self.blobs.write_batch(root(), blobs).await.unwrap() {
+            written.unwrap();
+        }
+        digest
+    }
+}

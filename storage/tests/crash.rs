@@ -1,0 +1,120 @@
+//! Killing the process that writes: everything it acknowledged is there.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{MIB, blob, gather, open, root, sha256, stream};
+use proto::wire::rev2::ActionResult;
+use storage::local::Actions;
+use storage::{ActionCache, BlobStore};
+
+/// Set in the process that is killed: the directory to write to.
+const DIRECTORY: &str = "HAYLOFT_TEST_CRASH_DIRECTORY";
+/// And with which number to begin.
+const FIRST: &str = "HAYLOFT_TEST_CRASH_FIRST";
+
+const ROUNDS: u64 = 8;
+const LAST: u64 = ROUNDS - 1;
+
+/// Mostly small, every sixteenth streamed.
+fn size(number: u64) -> usize {
+    if number % 16 == 0 {
+        (100 << 10) + number as usize
+    } else {
+        1 + (number as usize * 37) % 5000
+    }
+}
+
+fn result(number: u64) -> ActionResult {
+    ActionResult {
+        exit_code: i32::try_from(number).unwrap(),
+        stdout_raw: vec![number as u8; number as usize % 3000],
+        ..Default::default()
+    }
+}
+
+/// Not a test of its own: the process that writes until it is killed. Each
+/// acknowledged number is a line on its standard output.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writer() {
+    let Ok(directory) = std::env::var(DIRECTORY) else {
+        return;
+    };
+    let first: u64 = std::env::var(FIRST).unwrap().parse().unwrap();
+    let directory = Path::new(&directory);
+    let blobs = open(directory, 1 << 30);
+    let actions = Actions::open(&directory.join("actions"), 64 * MIB).unwrap();
+    let write = |number: u64| {
+        let (blobs, actions) = (&blobs, &actions);
+        async move {
+            let (digest, bytes) = blob(number, size(number));
+            let written = blobs.write(root(), digest, stream(&bytes, 30_000)).await;
+            written.unwrap();
+            let action = sha256(&number.to_le_bytes());
+            let updated = actions.update(root(), action, result(number)).await;
+            updated.unwrap();
+            writeln!(std::io::stdout(), "\nstored {number}").unwrap();
+        }
+    };
+    // Several at a time, for ever.
+    futures::future::join_all((0..4).map(|lane| async move {
+        for step in 0.. {
+            write(first + lane + 4 * step).await;
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stored: Vec<u64> = Vec::new();
+    for round in 0..ROUNDS {
+        let first = round * 100_000;
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "writer", "--nocapture"])
+            .env(DIRECTORY, folder.path())
+            .env(FIRST, first.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let number = |line: &str| line.strip_prefix("stored ")?.parse::<u64>().ok();
+        // At another moment in each round.
+        let wanted = 150 + 97 * round as usize;
+        let mut heard: Vec<u64> = lines
+            .by_ref()
+            .filter_map(|line| number(&line.unwrap()))
+            .take(wanted)
+            .collect();
+        child.kill().unwrap();
+        heard.extend(lines.filter_map(|line| number(&line.unwrap())));
+        child.wait().unwrap();
+        assert!(heard.len() >= wanted, "the writer died by itself");
+        let heard_before = stored.len();
+        stored.extend(heard);
+        // What earlier rounds stored is looked at in the last one again.
+        let looked_at = match round {
+            0..LAST => &stored[heard_before..],
+            _ => &stored,
+        };
+
+        let blobs = open(folder.path(), 1 << 30);
+        let actions = Actions::open(&folder.path().join("actions"), 64 * MIB).unwrap();
+        for number in looked_at {
+            let digest = blob(*number, size(*number)).0;
+            let read = blobs.read(root(), digest, 0, None).await.unwrap();
+            assert_eq!(sha256(&gather(read).await.unwrap()), digest);
+            let action = sha256(&number.to_le_bytes());
+            let got = actions.get(root(), action).await.unwrap();
+            assert_eq!(got, Some(result(*number)), "{number} of round {round}");
+        }
+        assert!(!folder.path().join("actions.damaged").exists());
+    }
+    assert!(stored.len() > 3000, "{}", stored.len());
+}
