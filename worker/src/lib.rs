@@ -1,1 +1,39 @@
-//! worker
+//! The worker: fetches an action's inputs, has a runner run its command, stores
+//! its outputs.
+//!
+//! A `slot` asks the scheduler for an action and passes it to `action`, whose
+//! stages are: `directories` and [`cache`] bring the inputs here, `root` makes a
+//! tree of them in a `build_directory`, `runner` has the command run, `outputs`
+//! collects and uploads what it left, `result` says how it went. `seal` finds out
+//! whether a runner's actions may be given hardlinks of cached files; `clean`
+//! removes what they leave.
+//!
+//! The worker never starts a process: one that holds executables open for writing
+//! while another thread forks makes their start fail with ETXTBSY.
+
+#![forbid(unsafe_code)]
+
+mod action;
+mod build_directory;
+pub mod cache;
+mod clean;
+pub mod config;
+mod directories;
+pub mod error;
+mod files;
+mod memory;
+mod outputs;
+mod result;
+mod root;
+mod runner;
+mod scheduler;
+mod seal;
+mod session;
+mod slot;
+#[cfg(test)]
+mod testing;
+mod worker;
+
+pub use config::Config;
+pub use error::Error;
+pub use worker::run;

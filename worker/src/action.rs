@@ -1,0 +1,414 @@
+//! One action through its stages: fetching inputs, running, uploading outputs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::wire::protobuf::{Any, Timestamp};
+use proto::wire::remoteworker::desired_state;
+use proto::wire::rev2::{self, ExecuteResponse};
+use proto::{Digest, DigestFunction, InstanceName};
+use storage::{ActionCache, BlobStore};
+use tokio::sync::{Semaphore, watch};
+
+use crate::Error;
+use crate::build_directory::{BuildDirectories, BuildDirectory};
+use crate::cache::{FileCache, Pins};
+use crate::directories::{Directories, Tree};
+use crate::memory::Memory;
+use crate::outputs::{self, Collected, Declared, upload};
+use crate::result::{Moment, Report, browser_link};
+use crate::root::{self, Plan};
+use crate::runner::Command;
+use crate::session::Session;
+
+/// Where an action is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Started,
+    FetchingInputs,
+    Running,
+    UploadingOutputs,
+}
+
+/// An action to execute, its message's fields valid as far as one can see
+/// without reading blobs.
+pub(crate) struct Task {
+    pub(crate) digest: Digest,
+    pub(crate) instance: InstanceName,
+    pub(crate) queued: Option<Timestamp>,
+    pub(crate) auxiliary_metadata: Vec<Any>,
+    command: Digest,
+    input_root: Digest,
+    timeout: Option<Duration>,
+    do_not_cache: bool,
+}
+
+impl Task {
+    /// Reads what the scheduler handed out to a worker of this prefix.
+    ///
+    /// # Errors
+    /// A digest, the instance name or the timeout is invalid, or the Action is
+    /// absent.
+    pub(crate) fn new(
+        prefix: &InstanceName,
+        message: desired_state::Executing,
+    ) -> Result<Self, Error> {
+        let of = |field| move |source| Error::Digest { field, source };
+        let hash = message.action_digest.as_ref().map_or("", |d| &d.hash);
+        // Schedulers of before 2022 do not name the function.
+        let function = DigestFunction::from_wire(message.digest_function, hash)
+            .map_err(of("digest_function"))?;
+        let read = |field, digest: Option<&rev2::Digest>| {
+            Digest::from_wire(function, digest).map_err(of(field))
+        };
+        let action = message
+            .action
+            .as_ref()
+            .ok_or(Error::Malformed("the scheduler sent no action"))?;
+        let timeout = match &action.timeout {
+            None => None,
+            Some(timeout) => Some(
+                proto::messages::span(timeout)
+                    .filter(|span| !span.is_zero())
+                    .ok_or(Error::Malformed("timeout of the action is not positive"))?,
+            ),
+        };
+        Ok(Self {
+            digest: read("action_digest", message.action_digest.as_ref())?,
+            command: read("command_digest", action.command_digest.as_ref())?,
+            input_root: read("input_root_digest", action.input_root_digest.as_ref())?,
+            instance: prefix.join(&InstanceName::new(&message.instance_name_suffix)?),
+            queued: message.queued_timestamp,
+            auxiliary_metadata: message.auxiliary_metadata,
+            timeout,
+            do_not_cache: action.do_not_cache,
+        })
+    }
+}
+
+/// What executing actions takes, shared by all slots of the process.
+pub(crate) struct Services {
+    pub(crate) store: Arc<dyn BlobStore>,
+    pub(crate) action_cache: Arc<dyn ActionCache>,
+    pub(crate) cache: Arc<FileCache>,
+    pub(crate) directories: Directories,
+    pub(crate) commands: Memory<rev2::Command>,
+    pub(crate) builds: Arc<BuildDirectories>,
+    /// Bounds the uploads under way.
+    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) maximum_output_entries: usize,
+    pub(crate) browser_url: Option<String>,
+}
+
+/// What the inputs of an action were turned into.
+struct Prepared {
+    command: Arc<rev2::Command>,
+    declared: Arc<Declared>,
+    plan: Arc<Plan>,
+    pins: Pins,
+}
+
+/// Executes actions for one slot.
+pub(crate) struct Executor {
+    pub(crate) services: Arc<Services>,
+    /// The slot's worker id, as results name it.
+    pub(crate) worker: String,
+    /// Variables that every command gets; the Command's own win.
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+impl Executor {
+    /// Executes an action and stores its outputs and its result. Whatever goes
+    /// wrong is in the response. Dropping the future kills the command and
+    /// cleans up.
+    pub(crate) async fn execute(
+        &self,
+        task: &Task,
+        session: &Session,
+        stage: &watch::Sender<Stage>,
+    ) -> ExecuteResponse {
+        let mut report = Report::new(task, &self.worker);
+        if let Some(description) = &session.description {
+            report.attach(description.clone());
+        }
+        if let Err(error) = self.stages(task, session, stage, &mut report).await {
+            report.fail(error);
+        }
+        report.complete();
+        self.record(task, &mut report).await;
+        report.response()
+    }
+
+    async fn stages(
+        &self,
+        task: &Task,
+        session: &Session,
+        stage: &watch::Sender<Stage>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        stage.send_replace(Stage::FetchingInputs);
+        report.at(Moment::InputFetchStart);
+        let prepared = self.prepare(task).await?;
+        let command = self.command(task, &prepared)?;
+        // Equal actions get equal paths, where their results are shared.
+        let named = (!task.do_not_cache).then_some(&task.digest);
+        let runner = Arc::clone(&session.runner);
+        let build = self.services.builds.make(named, runner).await?;
+        let _repaired = root::build(
+            &self.services.cache,
+            &task.instance,
+            Arc::clone(&prepared.plan),
+            Arc::clone(&build),
+            session.inputs,
+        )
+        .await?;
+        report.at(Moment::InputFetchCompleted);
+
+        stage.send_replace(Stage::Running);
+        report.at(Moment::ExecutionStart);
+        let start = tokio::time::Instant::now();
+        let command = Command {
+            build: build.name().into(),
+            ..command
+        };
+        let ran = session.runner.run(command).await;
+        report.at(Moment::ExecutionCompleted);
+        match ran {
+            Ok(ran) => report.ran(ran, start.elapsed(), task.timeout),
+            // What it wrote until then is still wanted.
+            Err(status) => report.fail(Error::Runner(status)),
+        }
+
+        stage.send_replace(Stage::UploadingOutputs);
+        report.at(Moment::OutputUploadStart);
+        if let Err(error) = self.upload(task, session, &build, &prepared.declared, report).await {
+            report.strip_digests();
+            report.fail(error);
+        }
+        report.at(Moment::OutputUploadCompleted);
+        drop(prepared.pins);
+        Ok(())
+    }
+
+    /// Reads the action's messages, and sees to it that all its input files are
+    /// in the cache.
+    async fn prepare(&self, task: &Task) -> Result<Prepared, Error> {
+        let services = &*self.services;
+        let instance = &task.instance;
+        let command = self.messages(task).await?;
+        let tree = services
+            .directories
+            .load(instance, task.input_root)
+            .await?;
+        let command = match command {
+            Some(command) if tree.missing.is_empty() => command,
+            other => return Err(self.missing(task, other.is_none(), tree).await?),
+        };
+        let declared = Declared::new(&command)?;
+        let plan = Plan::new(&tree, &declared.needed_directories())?;
+        let pins = services.cache.acquire(instance, plan.keys()).await?;
+        Ok(Prepared {
+            command,
+            declared: Arc::new(declared),
+            plan: Arc::new(plan),
+            pins,
+        })
+    }
+
+    /// The command, and the root's directory into memory, in one call or none.
+    /// None where the storage has no such command.
+    async fn messages(&self, task: &Task) -> Result<Option<Arc<rev2::Command>>, Error> {
+        let services = &*self.services;
+        let what = "fetching the command and the input root";
+        let mut command = services.commands.get(&task.command);
+        let mut wanted = Vec::new();
+        if command.is_none() {
+            wanted.push(task.command);
+        }
+        if services.directories.cached(&task.input_root).is_none() {
+            wanted.push(task.input_root);
+        }
+        if wanted.is_empty() {
+            return Ok(command);
+        }
+        let results = services
+            .store
+            .read_batch(&task.instance, &wanted)
+            .await
+            .map_err(Error::storage(what))?;
+        // The empty Directory and the empty Command have the same digest.
+        for (digest, result) in wanted.into_iter().zip(results) {
+            let bytes = match result {
+                Ok(bytes) => bytes,
+                // Found missing once more, and counted, when the tree is loaded.
+                Err(storage::Error::NotFound(_)) => continue,
+                Err(error) => return Err(Error::storage(what)(error)),
+            };
+            if digest == task.input_root {
+                services.directories.insert(digest, &bytes)?;
+            }
+            if digest == task.command && command.is_none() {
+                command = Some(self.read_command(digest, &bytes)?);
+            }
+        }
+        Ok(command)
+    }
+
+    fn read_command(&self, digest: Digest, bytes: &Bytes) -> Result<Arc<rev2::Command>, Error> {
+        let actual = Digest::of(digest.function(), bytes);
+        if actual != digest {
+            return Err(Error::storage("fetching the command")(
+                storage::Error::Corrupt {
+                    expected: digest,
+                    actual,
+                },
+            ));
+        }
+        let command = rev2::Command::decode(bytes.as_ref()).map_err(|source| Error::Decode {
+            what: "command",
+            digest,
+            source,
+        })?;
+        let command = Arc::new(command);
+        // Strings cost more apart than encoded together.
+        let weight = 512 + 4 * digest.size();
+        self.services
+            .commands
+            .put(digest, Arc::clone(&command), weight);
+        Ok(command)
+    }
+
+    /// Everything that is missing of an action some of whose messages are: the
+    /// client uploads what the error lists and tries again, so it had better be
+    /// all. What lies below a missing directory nobody can know.
+    async fn missing(&self, task: &Task, command: bool, tree: Tree) -> Result<Error, Error> {
+        let mut files: Vec<Digest> = tree
+            .directories
+            .values()
+            .flat_map(|directory| directory.files.iter().map(|file| file.digest))
+            .collect();
+        files.sort_unstable();
+        files.dedup();
+        let mut blobs = tree.missing;
+        if command {
+            blobs.push(task.command);
+        }
+        if !files.is_empty() {
+            let missing = self
+                .services
+                .store
+                .find_missing(&task.instance, &files)
+                .await
+                .map_err(Error::storage("finding missing input files"))?;
+            blobs.extend(missing);
+        }
+        blobs.sort_unstable();
+        blobs.dedup();
+        Ok(Error::Missing {
+            what: "input of the action",
+            blobs,
+        })
+    }
+
+    fn command(&self, task: &Task, prepared: &Prepared) -> Result<Command, Error> {
+        let command = &prepared.command;
+        if command.arguments.is_empty() {
+            return Err(Error::Malformed("the command has no arguments"));
+        }
+        let mut environment: HashMap<String, String> =
+            self.environment.clone().into_iter().collect();
+        for variable in &command.environment_variables {
+            environment.insert(variable.name.clone(), variable.value.clone());
+        }
+        Ok(Command {
+            arguments: command.arguments.clone(),
+            environment,
+            working_directory: prepared.declared.working_directory.to_string(),
+            build: String::new(),
+            timeout: task.timeout,
+        })
+    }
+
+    async fn upload(
+        &self,
+        task: &Task,
+        session: &Session,
+        build: &Arc<BuildDirectory>,
+        declared: &Arc<Declared>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let collected = self.collect(task, session, build, declared).await?;
+        let blobs = upload::report(
+            collected,
+            declared,
+            task.digest.function(),
+            &mut report.result,
+            &mut report.response.server_logs,
+        )?;
+        let services = &self.services;
+        let (store, uploads) = (&services.store, &services.uploads);
+        upload::upload(store, &task.instance, uploads, build, blobs).await
+    }
+
+    /// Collects what the action left; where the worker may not read it, the
+    /// runner is asked once to change that.
+    async fn collect(
+        &self,
+        task: &Task,
+        session: &Session,
+        build: &Arc<BuildDirectory>,
+        declared: &Arc<Declared>,
+    ) -> Result<Collected, Error> {
+        let function = task.digest.function();
+        let limit = self.services.maximum_output_entries;
+        match outputs::collect(build, declared, function, limit).await {
+            Err(error @ Error::Denied { .. }) => {
+                if session.runner.reclaim(build.name()).await.is_err() {
+                    return Err(error);
+                }
+                outputs::collect(build, declared, function, limit).await
+            }
+            other => other,
+        }
+    }
+
+    /// Stores the result where it belongs: the action cache, if everything went
+    /// well and may be cached; otherwise the CAS, where a person can look at it.
+    /// The outputs are stored already.
+    async fn record(&self, task: &Task, report: &mut Report) {
+        let services = &self.services;
+        let cache = !task.do_not_cache && report.succeeded();
+        let (kind, digest) = if cache {
+            let stored = services
+                .action_cache
+                .update(&task.instance, task.digest, report.result.clone())
+                .await;
+            if let Err(error) = stored {
+                report.fail(Error::storage("storing the result in the action cache")(error));
+                return;
+            }
+            ("action", task.digest)
+        } else {
+            let (digest, bytes) = report.historical(task.digest);
+            let stored = services
+                .store
+                .write_batch(&task.instance, vec![(digest, bytes.into())])
+                .await
+                .and_then(|results| results.into_iter().collect::<Result<(), _>>());
+            if let Err(error) = stored {
+                // The client gets its answer all the same.
+                tracing::warn!(%error, "cannot store a response for the browser");
+                return;
+            }
+            ("historical_execute_response", digest)
+        };
+        if let Some(browser) = &services.browser_url {
+            let sort = if cache { "cached" } else { "uncached" };
+            let link = browser_link(browser, &task.instance, kind, digest);
+            report.response.message = format!("Action details ({sort} result): {link}");
+        }
+    }
+}

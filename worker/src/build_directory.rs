@@ -1,0 +1,198 @@
+//! Build directories: one per action, below one directory shared with the runner.
+//!
+//! `NAME/{root,tmp,server_logs}` are made by the worker, `NAME/{stdout,stderr}`
+//! by the runner. NAME is the beginning of the action's hash, so that absolute
+//! paths that leak into outputs are the same each time; where that is taken, or
+//! the result is not cached anyway, a number. Dropping a [`BuildDirectory`]
+//! moves it into `trash`, where the [`Cleaner`] removes it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::renameat;
+use proto::Digest;
+
+use crate::Error;
+use crate::clean::{self, Cleaner, Place};
+use crate::files;
+use crate::runner::Runner;
+
+const TRASH: &str = "trash";
+
+/// The directory below which all build directories lie.
+pub(crate) struct BuildDirectories {
+    root: OwnedFd,
+    trash: OwnedFd,
+    names: AtomicU64,
+    cleaner: Cleaner,
+}
+
+/// The build directory of one action.
+pub(crate) struct BuildDirectory {
+    parent: Arc<BuildDirectories>,
+    name: String,
+    directory: OwnedFd,
+    runner: Arc<Runner>,
+    place: Option<Place>,
+}
+
+impl BuildDirectories {
+    /// Opens the directory and removes what an earlier run left in it, which
+    /// blocks. `backlog` is how many finished directories may wait for removal.
+    ///
+    /// # Errors
+    /// It cannot be opened or emptied.
+    pub(crate) fn open(path: &Path, backlog: usize) -> Result<Arc<Self>, Error> {
+        let shown = path.display().to_string();
+        let root =
+            files::open_configured(path).map_err(Error::file("open build directory", &shown))?;
+        let trash = files::ensure_directory(&root, TRASH)
+            .map_err(Error::file("make", format!("{shown}/{TRASH}")))?;
+        let directories = Arc::new(Self {
+            root,
+            trash,
+            names: AtomicU64::new(0),
+            cleaner: Cleaner::new(backlog),
+        });
+        directories
+            .remove_leftovers()
+            .map_err(Error::file("empty build directory", &shown))?;
+        Ok(directories)
+    }
+
+    /// Removes what actions left when the worker was killed. What belongs to
+    /// another user and resists goes into the trash, for [`Self::clean_leftovers`].
+    fn remove_leftovers(&self) -> Result<(), Errno> {
+        for (name, _) in files::entries(&self.trash, usize::MAX)? {
+            if let Ok(name) = name.to_str() {
+                let _ = clean::remove(self.trash.as_fd(), name);
+            }
+        }
+        for (name, _) in files::entries(&self.root, usize::MAX)? {
+            let Ok(name) = name.to_str() else { continue };
+            if name != TRASH && clean::remove(self.root.as_fd(), name).is_err() {
+                self.discard(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes, with the runner's help, what could not be removed at the start.
+    pub(crate) async fn clean_leftovers(self: Arc<Self>, runner: Arc<Runner>) -> Result<(), Error> {
+        let names = files::entries(&self.trash, usize::MAX).map_err(Error::file("read", TRASH))?;
+        for (name, _) in names {
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
+            let place = self.cleaner.place().await?;
+            self.remove(name, Arc::clone(&runner), place);
+        }
+        Ok(())
+    }
+
+    /// Moves a directory into the trash, and says what it is called there.
+    fn discard(&self, name: &str) -> Result<String, Errno> {
+        loop {
+            let trashed = self.number();
+            match renameat(&self.root, name, &self.trash, trashed.as_str()) {
+                Ok(()) => return Ok(trashed),
+                // What an earlier run left has the name.
+                Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR | Errno::EISDIR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    fn remove(&self, name: String, runner: Arc<Runner>, place: Place) {
+        let path = format!("{TRASH}/{name}");
+        match self.trash.try_clone() {
+            Ok(trash) => self.cleaner.remove(trash, name, path, runner, place),
+            Err(error) => tracing::error!(path, %error, "cannot remove"),
+        }
+    }
+
+    fn number(&self) -> String {
+        self.names.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    /// Makes the build directory of an action that will run on this runner.
+    /// Waits while too many finished ones still wait for their removal.
+    ///
+    /// # Errors
+    /// The disk fails or is full.
+    pub(crate) async fn make(
+        self: &Arc<Self>,
+        action: Option<&Digest>,
+        runner: Arc<Runner>,
+    ) -> Result<Arc<BuildDirectory>, Error> {
+        let place = self.cleaner.place().await?;
+        let preferred = action.map(|action| action.hash()[..16].to_string());
+        let directories = Arc::clone(self);
+        let making = tokio::task::spawn_blocking(move || {
+            let (name, directory) = directories.make_named(preferred)?;
+            let build = BuildDirectory {
+                parent: directories,
+                name,
+                directory,
+                runner,
+                place: Some(place),
+            };
+            // Whoever runs the command may be another user than the worker, and
+            // other users cannot get here except through the runner.
+            for name in ["root", "tmp", "server_logs"] {
+                files::make_directory(&build.directory, name, 0o777)
+                    .map_err(Error::file("make", format!("{}/{name}", build.name)))?;
+            }
+            Ok(Arc::new(build))
+        });
+        making.await?
+    }
+
+    fn make_named(&self, preferred: Option<String>) -> Result<(String, OwnedFd), Error> {
+        let mut name = preferred.unwrap_or_else(|| self.number());
+        loop {
+            match files::make_directory(&self.root, &name, 0o777) {
+                Ok(directory) => return Ok((name, directory)),
+                Err(Errno::EEXIST) => name = self.number(),
+                Err(errno) => return Err(Error::file("make build directory", name)(errno)),
+            }
+        }
+    }
+
+    /// Returns when everything that was dropped is removed.
+    pub(crate) async fn cleaned(&self) {
+        self.cleaner.idle().await;
+    }
+}
+
+impl BuildDirectory {
+    /// Its name, which is its path below the directory shared with the runner.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Opens the input root.
+    pub(crate) fn input_root(&self) -> Result<OwnedFd, Errno> {
+        files::open_directory(&self.directory, "root")
+    }
+
+    /// The directory itself.
+    pub(crate) fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+}
+
+impl Drop for BuildDirectory {
+    fn drop(&mut self) {
+        let Some(place) = self.place.take() else {
+            return;
+        };
+        match self.parent.discard(&self.name) {
+            Ok(name) => self.parent.remove(name, Arc::clone(&self.runner), place),
+            Err(errno) => tracing::error!(path = self.name, %errno, "cannot move into the trash"),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What can go wrong with an action or with the worker, and the status it becomes.
+
+use nix::errno::Errno;
+use proto::Digest;
+use proto::digest::DigestError;
+use proto::instance_name::InstanceNameError;
+use proto::path::PathError;
+use tonic::{Code, Status};
+
+/// A failure of an action or of the worker itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A peer's address cannot be used.
+    #[error(transparent)]
+    Address(#[from] daemon::Error),
+    /// Another process has the cache directory.
+    #[error("cache directory {0} is in use by another process")]
+    CacheInUse(String),
+    /// The configuration contradicts itself.
+    #[error("configuration: {key}: {reason}")]
+    Configuration {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A blob is not the message it should be.
+    #[error("{what} {digest} cannot be decoded: {source}")]
+    Decode {
+        /// What it should be.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// Where decoding failed.
+        source: prost::DecodeError,
+    },
+    /// A file that an action made cannot be opened by the worker.
+    #[error("{path} cannot be read: {source}")]
+    Denied {
+        /// Its path below the build directory.
+        path: String,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// A message's digest names no blob.
+    #[error("{field}: {source}")]
+    Digest {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        source: DigestError,
+    },
+    /// A Directory message violates REv2.
+    #[error("directory {directory}: entry {entry:?}: {reason}")]
+    Directory {
+        /// The message's digest.
+        directory: Digest,
+        /// The entry's name, shortened when overlong.
+        entry: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of the worker's own failed.
+    #[error("{operation} {path}: {source}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: String,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// An input has the name of a directory that must exist.
+    #[error("{path:?} must be a directory for the outputs below it, but the input root has a file or symbolic link there")]
+    InTheWay {
+        /// The path in the input root.
+        path: String,
+    },
+    /// The scheduler named no valid instance.
+    #[error("instance name suffix: {0}")]
+    InstanceName(#[from] InstanceNameError),
+    /// Work on a thread of its own was lost.
+    #[error("internal task failed: {0}")]
+    Internal(String),
+    /// Something of the action is larger than the worker allows.
+    #[error("{what} exceeds the limit of {limit}")]
+    Limit {
+        /// What.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// Blobs that the action needs are not in the storage.
+    #[error("{} blobs are missing", .blobs.len())]
+    Missing {
+        /// What they are.
+        what: &'static str,
+        /// All of them.
+        blobs: Vec<Digest>,
+    },
+    /// The action's message lacks something or contradicts itself.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// An output cannot be reported.
+    #[error("output {path:?}: {reason}")]
+    Output {
+        /// Its path, as the client gave it.
+        path: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// An output is not what the client declared it to be.
+    #[error("output {path:?} was declared as a {declared} but is a {found}")]
+    OutputKind {
+        /// Its path, as the client gave it.
+        path: String,
+        /// What it should be.
+        declared: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A path in the command is invalid.
+    #[error("{field}: {source}")]
+    Path {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        source: PathError,
+    },
+    /// The runner refused, failed or is away.
+    #[error("runner: {}", .0.message())]
+    Runner(Status),
+    /// The storage failed.
+    #[error("{what}: {source}")]
+    Storage {
+        /// What was being done.
+        what: &'static str,
+        /// How it failed.
+        source: storage::Error,
+    },
+    /// The action's own timeout.
+    #[error("command did not end within its timeout of {0:?}")]
+    Timeout(std::time::Duration),
+}
+
+impl Error {
+    /// For `map_err`: a failed operation on one of the worker's files.
+    pub(crate) fn file(operation: &'static str, path: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            operation,
+            path,
+            source,
+        }
+    }
+
+    /// For `map_err`: a failed call to the storage.
+    pub(crate) fn storage(what: &'static str) -> impl FnOnce(storage::Error) -> Self {
+        move |source| Self::Storage { what, source }
+    }
+}
+
+impl From<tokio::task::JoinError> for Error {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::Missing { what, blobs } => return proto::status::missing_blobs(what, blobs),
+            Error::Runner(status) => {
+                return Self::with_details(
+                    status.code(),
+                    error.to_string(),
+                    status.details().to_vec().into(),
+                );
+            }
+            Error::Storage { source, .. } => match source {
+                // Blobs that vanish between being found and being read, or
+                // whose bytes are wrong: the action may be tried again, and
+                // nothing about the request is at fault.
+                storage::Error::NotFound(_)
+                | storage::Error::Corrupt { .. }
+                | storage::Error::Size { .. }
+                | storage::Error::OutOfRange { .. } => Code::Internal,
+                storage::Error::Remote(status) => status.code(),
+                storage::Error::Full { .. } => Code::ResourceExhausted,
+                _ => Code::Internal,
+            },
+            Error::Decode { .. }
+            | Error::Digest { .. }
+            | Error::Directory { .. }
+            | Error::InTheWay { .. }
+            | Error::Malformed(_)
+            | Error::Output { .. }
+            | Error::Path { .. } => Code::InvalidArgument,
+            // REv2, ActionResult.output_files and output_directories.
+            Error::OutputKind { .. } => Code::FailedPrecondition,
+            Error::Limit { .. }
+            | Error::File {
+                source: Errno::ENOSPC | Errno::EDQUOT,
+                ..
+            } => Code::ResourceExhausted,
+            Error::Timeout(_) => Code::DeadlineExceeded,
+            Error::Address(_)
+            | Error::CacheInUse(_)
+            | Error::Configuration { .. }
+            | Error::Denied { .. }
+            | Error::File { .. }
+            | Error::InstanceName(_)
+            | Error::Internal(_) => Code::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_an_exhausted_resource_and_other_file_errors_are_ours() {
+        let status = |errno| Status::from(Error::file("write", "x")(errno));
+        assert_eq!(status(Errno::ENOSPC).code(), Code::ResourceExhausted);
+        assert_eq!(status(Errno::EIO).code(), Code::Internal);
+        assert_eq!(status(Errno::EIO).message(), "write x: EIO: I/O error");
+    }
+
+    #[test]
+    fn a_runner_status_keeps_its_code() {
+        let status = Status::from(Error::Runner(Status::invalid_argument("no such file")));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "runner: no such file");
+    }
+}

@@ -1,0 +1,193 @@
+//! What a client hears of its action: result, status, metadata.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use prost::Message;
+use proto::messages;
+use proto::wire::cas::HistoricalExecuteResponse;
+use proto::wire::protobuf::Any;
+use proto::wire::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
+use proto::{Digest, InstanceName};
+use tonic::Status;
+
+use crate::Error;
+use crate::action::Task;
+use crate::runner::Ran;
+
+/// The moments REv2 ExecutedActionMetadata tells of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Moment {
+    InputFetchStart,
+    InputFetchCompleted,
+    ExecutionStart,
+    ExecutionCompleted,
+    OutputUploadStart,
+    OutputUploadCompleted,
+}
+
+/// The response of an action in the making. The first error wins: what follows
+/// from it is not news.
+pub(crate) struct Report {
+    pub(crate) response: ExecuteResponse,
+    pub(crate) result: ActionResult,
+    metadata: ExecutedActionMetadata,
+    status: Option<Status>,
+}
+
+impl Report {
+    /// Begins now.
+    pub(crate) fn new(task: &Task, worker: &str) -> Self {
+        Self {
+            response: ExecuteResponse::default(),
+            result: ActionResult::default(),
+            metadata: ExecutedActionMetadata {
+                worker: worker.into(),
+                queued_timestamp: task.queued,
+                worker_start_timestamp: Some(messages::timestamp(SystemTime::now())),
+                auxiliary_metadata: task.auxiliary_metadata.clone(),
+                ..Default::default()
+            },
+            status: None,
+        }
+    }
+
+    /// Notes that a moment is now.
+    pub(crate) fn at(&mut self, moment: Moment) {
+        let metadata = &mut self.metadata;
+        let field = match moment {
+            Moment::InputFetchStart => &mut metadata.input_fetch_start_timestamp,
+            Moment::InputFetchCompleted => &mut metadata.input_fetch_completed_timestamp,
+            Moment::ExecutionStart => &mut metadata.execution_start_timestamp,
+            Moment::ExecutionCompleted => &mut metadata.execution_completed_timestamp,
+            Moment::OutputUploadStart => &mut metadata.output_upload_start_timestamp,
+            Moment::OutputUploadCompleted => &mut metadata.output_upload_completed_timestamp,
+        };
+        *field = Some(messages::timestamp(SystemTime::now()));
+    }
+
+    /// Adds a message about the execution.
+    pub(crate) fn attach(&mut self, message: Any) {
+        self.metadata.auxiliary_metadata.push(message);
+    }
+
+    /// Takes over how the command ended. `took` is how long the runner's call
+    /// lasted, for runners that do not say.
+    pub(crate) fn ran(&mut self, ran: Ran, took: Duration, timeout: Option<Duration>) {
+        // Exit codes are 32 bits in REv2 and 64 between worker and runner.
+        self.result.exit_code = i32::try_from(ran.exit_code).unwrap_or(i32::MAX);
+        self.metadata.virtual_execution_duration =
+            Some(messages::duration(ran.wall_time.unwrap_or(took)));
+        self.metadata.auxiliary_metadata.extend(ran.resource_usage);
+        if ran.timed_out {
+            self.fail(Error::Timeout(timeout.unwrap_or_default()));
+        }
+    }
+
+    /// Notes a failure, unless there was one before.
+    pub(crate) fn fail(&mut self, error: Error) {
+        tracing::debug!(%error, "action failed");
+        if self.status.is_none() {
+            self.status = Some(error.into());
+        }
+    }
+
+    /// Takes out everything that names a blob, when blobs could not be stored:
+    /// the client shall hear of that, rather than of blobs that it cannot find.
+    #[allow(deprecated, reason = "clients before REv2.1 read the older fields")]
+    pub(crate) fn strip_digests(&mut self) {
+        let result = &mut self.result;
+        result.output_files.clear();
+        result.output_directories.clear();
+        result.output_symlinks.clear();
+        result.output_file_symlinks.clear();
+        result.output_directory_symlinks.clear();
+        result.stdout_digest = None;
+        result.stderr_digest = None;
+        self.response.server_logs.clear();
+    }
+
+    /// Whether the action cache may hold the result (besides what the Action
+    /// says about it).
+    pub(crate) fn succeeded(&self) -> bool {
+        self.status.is_none() && self.result.exit_code == 0
+    }
+
+    /// Ends now: the metadata goes into the result.
+    pub(crate) fn complete(&mut self) {
+        self.metadata.worker_completed_timestamp = Some(messages::timestamp(SystemTime::now()));
+        self.result.execution_metadata = Some(self.metadata.clone());
+    }
+
+    /// The response, as far as it is known.
+    pub(crate) fn response(&self) -> ExecuteResponse {
+        let status = self.status.clone().unwrap_or_else(|| Status::ok(""));
+        ExecuteResponse {
+            result: Some(self.result.clone()),
+            status: Some(proto::status::to_wire(&status)),
+            ..self.response.clone()
+        }
+    }
+
+    /// The response as a blob for the browser, and its digest.
+    pub(crate) fn historical(&self, action: Digest) -> (Digest, Vec<u8>) {
+        let message = HistoricalExecuteResponse {
+            action_digest: Some(action.to_wire()),
+            execute_response: Some(self.response()),
+        };
+        let bytes = message.encode_to_vec();
+        (Digest::of(action.function(), &bytes), bytes)
+    }
+}
+
+/// How results name a worker: its id as JSON, as Buildbarn's.
+pub(crate) fn worker_name(id: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(id).unwrap_or_default()
+}
+
+/// Where a person can look at an action, in the form that Buildbarn's browser
+/// serves.
+pub(crate) fn browser_link(
+    browser: &str,
+    instance: &InstanceName,
+    kind: &str,
+    digest: Digest,
+) -> String {
+    let mut url = browser.trim_end_matches('/').to_string();
+    if !instance.as_str().is_empty() {
+        url.push('/');
+        url.push_str(instance.as_str());
+    }
+    format!("{url}/blobs/{}/{kind}/{digest}/", digest.function())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::DigestFunction;
+
+    #[test]
+    fn links_have_the_form_of_buildbarns_browser() {
+        let digest = Digest::of(DigestFunction::Sha256, b"x");
+        let link = |browser, instance: &str| {
+            let instance = InstanceName::new(instance).unwrap();
+            browser_link(browser, &instance, "action", digest)
+        };
+        let hash = digest.hash();
+        assert_eq!(
+            link("http://b/", "main"),
+            format!("http://b/main/blobs/sha256/action/{hash}-1/")
+        );
+        assert_eq!(
+            link("http://b", ""),
+            format!("http://b/blobs/sha256/action/{hash}-1/")
+        );
+    }
+
+    #[test]
+    fn a_worker_is_named_by_its_id_in_order() {
+        let id = [("thread", "1"), ("node", "a")];
+        let id = id.map(|(k, v)| (k.to_string(), v.to_string())).into();
+        assert_eq!(worker_name(&id), r#"{"node":"a","thread":"1"}"#);
+    }
+}

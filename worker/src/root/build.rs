@@ -1,0 +1,266 @@
+//! Making an input root.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::unistd::symlinkat;
+use proto::InstanceName;
+
+use super::plan::Plan;
+use crate::Error;
+use crate::build_directory::BuildDirectory;
+use crate::cache::{FileCache, Key, LinkError, Pins};
+use crate::files;
+
+/// How cached files get into an input root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Materialise {
+    /// By hardlinks: the sandbox keeps actions from altering the inodes.
+    Hardlink,
+    /// By private copies.
+    Copy,
+}
+
+/// Entries that one thread makes without help; below this, handing work to
+/// threads costs more than it saves.
+const SHARE: u64 = 1024;
+/// How often files that vanish from the cache under the worker's eyes are
+/// fetched again before the action is given up.
+const REPAIRS: usize = 3;
+
+/// What to do with a stretch of the plan.
+#[derive(Clone, Copy)]
+struct Pass {
+    directories: bool,
+    files: bool,
+}
+
+/// A file that was gone from the cache: which, and the directory it belongs to.
+struct Vanished {
+    key: Key,
+    directory: usize,
+    name: String,
+}
+
+/// Makes everything in the plan below the build directory's input root. All of
+/// the plan's files must be pinned; the pins of those that had to be fetched
+/// again are returned.
+///
+/// # Errors
+/// The disk fails or is full; a vanished file cannot be fetched again.
+pub(crate) async fn build(
+    cache: &Arc<FileCache>,
+    instance: &InstanceName,
+    plan: Arc<Plan>,
+    target: Arc<BuildDirectory>,
+    how: Materialise,
+) -> Result<Option<Pins>, Error> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let all = Pass {
+        directories: true,
+        files: true,
+    };
+    let mut vanished = if plan.entries <= SHARE || threads == 1 {
+        let whole = 0..plan.directories.len();
+        stretch(cache, &plan, &target, whole, how, all).await?
+    } else {
+        let whole = 0..plan.directories.len();
+        let made = Pass {
+            files: false,
+            ..all
+        };
+        stretch(cache, &plan, &target, whole, how, made).await?;
+        let filled = Pass {
+            directories: false,
+            ..all
+        };
+        let stretches = split(&plan, threads * 4)
+            .into_iter()
+            .map(|range| stretch(cache, &plan, &target, range, how, filled));
+        futures::future::try_join_all(stretches)
+            .await?
+            .into_iter()
+            .flatten()
+            .collect()
+    };
+    let mut pins: Option<Pins> = None;
+    for _ in 0..REPAIRS {
+        if vanished.is_empty() {
+            break;
+        }
+        let mut keys: Vec<Key> = Vec::new();
+        for file in &vanished {
+            if !keys.contains(&file.key) {
+                keys.push(file.key);
+            }
+        }
+        let repaired = cache.repair(instance, keys).await?;
+        match &mut pins {
+            None => pins = Some(repaired),
+            Some(pins) => pins.merge(repaired),
+        }
+        let (cache, plan, target) = (Arc::clone(cache), Arc::clone(&plan), Arc::clone(&target));
+        let again =
+            tokio::task::spawn_blocking(move || retry(&cache, &plan, &target, vanished, how));
+        vanished = again.await??;
+    }
+    match vanished.first() {
+        None => Ok(pins),
+        Some(file) => Err(Error::file("link", file.key.file_name())(Errno::ENOENT)),
+    }
+}
+
+/// Cuts the plan into stretches of about equal work.
+fn split(plan: &Plan, parts: usize) -> Vec<Range<usize>> {
+    let share = plan.entries / parts as u64 + 1;
+    let mut ranges = Vec::new();
+    let (mut start, mut work) = (0, 0);
+    for (place, planned) in plan.directories.iter().enumerate() {
+        work += planned.content.as_ref().map_or(0, |directory| {
+            (directory.files.len() + directory.symlinks.len()) as u64
+        });
+        if work >= share {
+            ranges.push(start..place + 1);
+            (start, work) = (place + 1, 0);
+        }
+    }
+    ranges.push(start..plan.directories.len());
+    ranges
+}
+
+/// Does one stretch on a thread for blocking work.
+async fn stretch(
+    cache: &Arc<FileCache>,
+    plan: &Arc<Plan>,
+    target: &Arc<BuildDirectory>,
+    range: Range<usize>,
+    how: Materialise,
+    pass: Pass,
+) -> Result<Vec<Vanished>, Error> {
+    let (cache, plan, target) = (Arc::clone(cache), Arc::clone(plan), Arc::clone(target));
+    let work = move || walk(&cache, &plan, &target, range, how, pass);
+    tokio::task::spawn_blocking(work).await?
+}
+
+/// Walks a stretch of the plan with the descriptors of the current path.
+fn walk(
+    cache: &FileCache,
+    plan: &Plan,
+    target: &BuildDirectory,
+    range: Range<usize>,
+    how: Materialise,
+    pass: Pass,
+) -> Result<Vec<Vanished>, Error> {
+    let mut vanished = Vec::new();
+    let mut path: Vec<(usize, OwnedFd)> = Vec::new();
+    for place in range {
+        let planned = &plan.directories[place];
+        while path.last().is_some_and(|(top, _)| *top != planned.parent) {
+            path.pop();
+        }
+        let shown = || shown(plan, place);
+        let directory = match (&planned.name, path.last()) {
+            (None, _) => target.input_root(),
+            (Some(name), Some((_, parent))) if pass.directories => {
+                files::make_directory(parent, name.as_str(), 0o777)
+            }
+            (Some(name), Some((_, parent))) => files::open_directory(parent, name.as_str()),
+            // A stretch that begins below the root.
+            (Some(_), None) => open(plan, target, place),
+        }
+        .map_err(Error::file("make input directory", shown()))?;
+        if pass.files
+            && let Some(content) = &planned.content
+        {
+            for file in &content.files {
+                let key = Key {
+                    digest: file.digest,
+                    executable: file.executable,
+                };
+                match put(cache, &key, &directory, file.name.as_str(), how) {
+                    Ok(()) => {}
+                    Err(LinkError::Vanished) => vanished.push(Vanished {
+                        key,
+                        directory: place,
+                        name: file.name.to_string(),
+                    }),
+                    Err(LinkError::Errno(errno)) => {
+                        let path = format!("{}/{}", shown(), file.name);
+                        return Err(Error::file("make input file", path)(errno));
+                    }
+                }
+            }
+            for (name, target) in &content.symlinks {
+                symlinkat(&**target, &directory, name.as_str()).map_err(Error::file(
+                    "make symbolic link",
+                    format!("{}/{name}", shown()),
+                ))?;
+            }
+        }
+        path.push((place, directory));
+    }
+    Ok(vanished)
+}
+
+fn put(
+    cache: &FileCache,
+    key: &Key,
+    directory: &OwnedFd,
+    name: &str,
+    how: Materialise,
+) -> Result<(), LinkError> {
+    match how {
+        Materialise::Hardlink => cache.link(key, directory.as_fd(), name),
+        Materialise::Copy => cache.copy(key, directory.as_fd(), name),
+    }
+}
+
+fn retry(
+    cache: &FileCache,
+    plan: &Plan,
+    target: &BuildDirectory,
+    files: Vec<Vanished>,
+    how: Materialise,
+) -> Result<Vec<Vanished>, Error> {
+    let mut vanished = Vec::new();
+    for file in files {
+        let path = || format!("{}/{}", shown(plan, file.directory), file.name);
+        let directory =
+            open(plan, target, file.directory).map_err(Error::file("open", path()))?;
+        match put(cache, &file.key, &directory, &file.name, how) {
+            Ok(()) => {}
+            Err(LinkError::Vanished) => vanished.push(file),
+            Err(LinkError::Errno(errno)) => {
+                return Err(Error::file("make input file", path())(errno));
+            }
+        }
+    }
+    Ok(vanished)
+}
+
+/// The names from the root down to a directory of the plan.
+fn names(plan: &Plan, place: usize) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut at = place;
+    while let Some(name) = &plan.directories[at].name {
+        names.push(name.as_str());
+        at = plan.directories[at].parent;
+    }
+    names.reverse();
+    names
+}
+
+fn shown(plan: &Plan, place: usize) -> String {
+    names(plan, place).join("/")
+}
+
+fn open(plan: &Plan, target: &BuildDirectory, place: usize) -> Result<OwnedFd, Errno> {
+    use nix::fcntl::OFlag;
+    files::open_beneath(
+        target.input_root()?,
+        names(plan, place),
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY,
+    )
+}

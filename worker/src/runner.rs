@@ -1,0 +1,339 @@
+//! The runner as a peer: one connection to it, and what it can do.
+//!
+//! A [`Runner`] is bound to one connection. When that is lost another program
+//! may answer on the same address, so nothing found out about the old one holds:
+//! [`Runner::is_lost`] says so at once, and a new [`Runner`] is made and probed.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use daemon::Address;
+use hyper_util::rt::TokioIo;
+use proto::wire::protobuf::Any;
+use proto::wire::runner::runner_client::RunnerClient;
+use proto::wire::runner::{self, CheckReadinessRequest};
+use proto::wire::runner_extension::runner_extension_client::RunnerExtensionClient;
+use proto::wire::runner_extension::{self as extension, DescribeResponse, ReclaimRequest};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::Error;
+
+/// How long after an action's timeout our own runner may take to answer before
+/// it is taken for stuck.
+const GRACE: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// One command for a runner.
+pub(crate) struct Command {
+    /// The program and its arguments.
+    pub(crate) arguments: Vec<String>,
+    /// The whole environment.
+    pub(crate) environment: HashMap<String, String>,
+    /// Relative to the input root.
+    pub(crate) working_directory: String,
+    /// The build directory's name.
+    pub(crate) build: String,
+    /// None: no limit.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) exit_code: i64,
+    pub(crate) resource_usage: Vec<Any>,
+    /// The runner killed it when its time was over.
+    pub(crate) timed_out: bool,
+    /// As the runner measured it, where it does.
+    pub(crate) wall_time: Option<Duration>,
+}
+
+/// A connected runner.
+pub(crate) struct Runner {
+    address: Address,
+    channel: Channel,
+    lost: Arc<AtomicBool>,
+    /// What our own runner says of itself; none for any other.
+    description: Option<DescribeResponse>,
+}
+
+/// The stream of the one connection; sets the flag when it is dropped, which is
+/// when either side closes it.
+struct Watched<S> {
+    stream: S,
+    lost: Arc<AtomicBool>,
+}
+
+impl Runner {
+    /// Connects and asks the runner what it is.
+    ///
+    /// # Errors
+    /// It cannot be reached, or fails.
+    pub(crate) async fn connect(address: &Address) -> Result<Self, Error> {
+        let lost = Arc::new(AtomicBool::new(false));
+        let channel = connect(address, &lost).await?;
+        let description = RunnerExtensionClient::new(channel.clone())
+            .describe(())
+            .await;
+        let description = match description {
+            Ok(response) => Some(response.into_inner()),
+            Err(status) if status.code() == Code::Unimplemented => None,
+            Err(status) => return Err(Error::Runner(status)),
+        };
+        Ok(Self {
+            address: address.clone(),
+            channel,
+            lost,
+            description,
+        })
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What our own runner says of itself.
+    pub(crate) fn description(&self) -> Option<&DescribeResponse> {
+        self.description.as_ref()
+    }
+
+    /// Whether the connection is gone, and this runner with it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Whether a call failed because the runner is away, rather than because of
+    /// what was asked.
+    pub(crate) fn is_away(status: &Status) -> bool {
+        status.code() == Code::Unavailable
+    }
+
+    /// Asks whether it can run commands.
+    pub(crate) async fn check_readiness(&self) -> Result<(), Error> {
+        RunnerClient::new(self.channel.clone())
+            .check_readiness(CheckReadinessRequest {
+                path: String::new(),
+            })
+            .await
+            .map(drop)
+            .map_err(Error::Runner)
+    }
+
+    /// Runs a command to its end. Dropping the future kills it.
+    ///
+    /// # Errors
+    /// What the runner answers: INVALID_ARGUMENT when the command cannot be
+    /// executed. A timeout is no error.
+    pub(crate) async fn run(&self, command: Command) -> Result<Ran, Status> {
+        if self.description.is_some() {
+            self.run_extended(command).await
+        } else {
+            self.run_plain(command).await
+        }
+    }
+
+    async fn run_extended(&self, command: Command) -> Result<Ran, Status> {
+        let in_build = |name: &str| format!("{}/{name}", command.build);
+        let request = extension::RunRequest {
+            stdout_path: in_build("stdout"),
+            stderr_path: in_build("stderr"),
+            input_root_directory: in_build("root"),
+            temporary_directory: in_build("tmp"),
+            server_logs_directory: in_build("server_logs"),
+            arguments: command.arguments,
+            environment_variables: command.environment,
+            working_directory: command.working_directory,
+            timeout: command.timeout.map(proto::messages::duration),
+        };
+        let mut client =
+            RunnerExtensionClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        let call = client.run(request);
+        let response = match command.timeout {
+            None => call.await?,
+            Some(timeout) => tokio::time::timeout(timeout.saturating_add(GRACE), call)
+                .await
+                .map_err(|_| {
+                    Status::internal(format!(
+                        "no answer {GRACE:?} after the command's timeout of {timeout:?}"
+                    ))
+                })??,
+        };
+        let response = response.into_inner();
+        let termination = response.termination.unwrap_or_default();
+        Ok(Ran {
+            exit_code: response.exit_code,
+            resource_usage: response.resource_usage,
+            timed_out: termination.reason() == extension::termination::Reason::TimedOut,
+            wall_time: termination
+                .wall_time
+                .as_ref()
+                .and_then(proto::messages::span),
+        })
+    }
+
+    /// With the plain protocol the call's deadline is what kills the command.
+    async fn run_plain(&self, command: Command) -> Result<Ran, Status> {
+        let in_build = |name: &str| format!("{}/{name}", command.build);
+        let mut request = Request::new(runner::RunRequest {
+            stdout_path: in_build("stdout"),
+            stderr_path: in_build("stderr"),
+            input_root_directory: in_build("root"),
+            temporary_directory: in_build("tmp"),
+            server_logs_directory: in_build("server_logs"),
+            arguments: command.arguments,
+            environment_variables: command.environment,
+            working_directory: command.working_directory,
+        });
+        if let Some(timeout) = command.timeout {
+            request.set_timeout(timeout);
+        }
+        let start = tokio::time::Instant::now();
+        let mut client =
+            RunnerClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        match client.run(request).await {
+            Ok(response) => {
+                let response = response.into_inner();
+                Ok(Ran {
+                    exit_code: response.exit_code,
+                    resource_usage: response.resource_usage,
+                    timed_out: false,
+                    wall_time: None,
+                })
+            }
+            // The client's own deadline shows as CANCELLED.
+            Err(status)
+                if command
+                    .timeout
+                    .is_some_and(|timeout| start.elapsed() >= timeout)
+                    && matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) =>
+            {
+                Ok(Ran {
+                    exit_code: 0,
+                    resource_usage: Vec::new(),
+                    timed_out: true,
+                    wall_time: command.timeout,
+                })
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    /// Makes what actions left below a path of the build directory readable and
+    /// removable.
+    ///
+    /// # Errors
+    /// The runner is not ours, or fails.
+    pub(crate) async fn reclaim(&self, path: &str) -> Result<(), Error> {
+        if self.description.is_none() {
+            return Err(Error::Runner(Status::unimplemented(
+                "the runner does not offer hayloft.runner.v1",
+            )));
+        }
+        RunnerExtensionClient::new(self.channel.clone())
+            .reclaim(ReclaimRequest { path: path.into() })
+            .await
+            .map(drop)
+            .map_err(Error::Runner)
+    }
+}
+
+/// A channel over one connection that is made now and never again.
+async fn connect(address: &Address, lost: &Arc<AtomicBool>) -> Result<Channel, Error> {
+    // The address is the connector's business; HTTP/2 only wants some authority.
+    let endpoint = Endpoint::from_static("http://runner").connect_timeout(CONNECT);
+    let away = |error: &dyn std::fmt::Display| {
+        Error::Runner(Status::unavailable(format!("cannot reach {address}: {error}")))
+    };
+    let channel = match address {
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(|e| away(&e))?;
+            over(endpoint, stream, lost).await
+        }
+        Address::Tcp(host_port) => {
+            let stream = TcpStream::connect(host_port).await.map_err(|e| away(&e))?;
+            stream.set_nodelay(true).map_err(|e| away(&e))?;
+            over(endpoint, stream, lost).await
+        }
+        Address::Inherited(_) => {
+            return Err(daemon::Error::NotConnectable(address.clone()).into());
+        }
+    };
+    channel.map_err(|error| away(&error))
+}
+
+async fn over<S>(
+    endpoint: Endpoint,
+    stream: S,
+    lost: &Arc<AtomicBool>,
+) -> Result<Channel, tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut once = Some(Watched {
+        stream,
+        lost: Arc::clone(lost),
+    });
+    endpoint
+        .connect_with_connector(tower::service_fn(move |_| {
+            let stream = once.take().map(TokioIo::new);
+            std::future::ready(stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)))
+        }))
+        .await
+}
+
+impl<S> Drop for Watched<S> {
+    fn drop(&mut self) {
+        self.lost.store(true, Ordering::Release);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,188 @@
+//! The seal: whether actions of a runner can alter cached files.
+//!
+//! Mode 0444 protects nothing from the inode's owner, nor from root. So before a
+//! runner gets its first action, a tiny static program ([`PROBE`]) is run through
+//! it beside a hardlink of a throw-away file that is made as cached files are. It
+//! tries what an action could try. Then the worker looks at the inode, through a
+//! descriptor of its own: only where nothing about it changed, and the program
+//! did run, are inputs hardlinked. Everywhere else each action gets copies.
+//! Configuration has no say in it.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use crate::Error;
+use crate::build_directory::{BuildDirectories, BuildDirectory};
+use crate::cache::FileCache;
+use crate::files;
+use crate::root::Materialise;
+use crate::runner::{Command, Runner};
+
+/// The program, compiled from `probe.rs`.
+static PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/seal_probe"));
+/// What it exits with when it tried everything; agreed with `probe.rs`.
+const ALL_TRIED: i64 = 42;
+/// What the throw-away file holds.
+const CONTENT: &[u8] = b"This file must stay as it is.\n";
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The throw-away file's name in the cache's directory for incoming files.
+/// Dropping it unlinks it.
+struct Victim<'a> {
+    cache: &'a FileCache,
+    name: String,
+    file: std::fs::File,
+}
+
+impl Drop for Victim<'_> {
+    fn drop(&mut self) {
+        let _ = unlinkat(
+            self.cache.incoming_directory(),
+            self.name.as_str(),
+            UnlinkatFlags::NoRemoveDir,
+        );
+    }
+}
+
+/// Finds out how inputs may be given to this runner's actions.
+///
+/// # Errors
+/// The worker's own disk fails, or the runner is away. A runner that refuses or
+/// fails to run the probe is no error: its actions get copies.
+pub(crate) async fn probe(
+    cache: &Arc<FileCache>,
+    builds: &Arc<BuildDirectories>,
+    runner: &Arc<Runner>,
+) -> Result<Materialise, Error> {
+    let build = builds.make(None, Arc::clone(runner)).await?;
+    let file = |operation| move |errno| Error::file(operation, "seal probe")(errno);
+    let victim = Victim::make(cache, build.name()).map_err(file("make"))?;
+    let root = build.input_root().map_err(file("open"))?;
+    match linkat(
+        cache.incoming_directory(),
+        victim.name.as_str(),
+        &root,
+        "victim",
+        AtFlags::empty(),
+    ) {
+        Ok(()) => {}
+        Err(errno @ (Errno::EXDEV | Errno::EPERM | Errno::EOPNOTSUPP)) => {
+            tracing::warn!(
+                %errno,
+                "cached files cannot be hardlinked into build directories: inputs will be copied"
+            );
+            return Ok(Materialise::Copy);
+        }
+        Err(errno) => return Err(file("link")(errno)),
+    }
+    // Nothing in this process forks, and the program is closed when this
+    // returns, so that its start cannot fail with ETXTBSY.
+    place_program(&root).map_err(file("write"))?;
+    let before = fstat(&victim.file).map_err(file("stat"))?;
+    let how = match run(runner, &build).await {
+        Ok(ALL_TRIED) => match victim.altered(&before).map_err(file("stat"))? {
+            None => Materialise::Hardlink,
+            Some(what) => {
+                tracing::warn!(
+                    "actions of runner {} can alter the {what} of cached files: inputs will be \
+                     copied, not hardlinked",
+                    runner.address()
+                );
+                Materialise::Copy
+            }
+        },
+        Ok(code) => {
+            tracing::warn!(
+                "the seal probe ended with {code} on runner {}: inputs will be copied",
+                runner.address()
+            );
+            Materialise::Copy
+        }
+        Err(status) if Runner::is_away(&status) => return Err(Error::Runner(status)),
+        Err(status) => {
+            tracing::warn!(
+                %status,
+                "runner {} cannot run the seal probe: inputs will be copied",
+                runner.address()
+            );
+            Materialise::Copy
+        }
+    };
+    tracing::info!(runner = %runner.address(), inputs = ?how, "runner is ready");
+    Ok(how)
+}
+
+async fn run(runner: &Runner, build: &BuildDirectory) -> Result<i64, tonic::Status> {
+    let command = Command {
+        arguments: vec!["./probe".into()],
+        environment: std::collections::HashMap::new(),
+        working_directory: String::new(),
+        build: build.name().into(),
+        timeout: Some(TIMEOUT),
+    };
+    runner.run(command).await.map(|ran| ran.exit_code)
+}
+
+fn place_program(root: impl AsFd) -> Result<(), Errno> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let program = openat(root.as_fd(), "probe", flags, Mode::S_IRWXU)?;
+    let mut program = std::fs::File::from(program);
+    program
+        .write_all(PROBE)
+        .map_err(|error| files::errno(&error))?;
+    fchmod(&program, Mode::from_bits_truncate(0o555))
+}
+
+impl<'a> Victim<'a> {
+    fn make(cache: &'a FileCache, build: &str) -> Result<Self, Errno> {
+        let name = format!("victim.{build}");
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let owner = Mode::S_IRUSR | Mode::S_IWUSR;
+        let file = openat(cache.incoming_directory(), name.as_str(), flags, owner)?;
+        let mut victim = Self {
+            cache,
+            name,
+            file: file.into(),
+        };
+        victim
+            .file
+            .write_all(CONTENT)
+            .map_err(|error| files::errno(&error))?;
+        fchmod(&victim.file, Mode::from_bits_truncate(0o444))?;
+        files::set_fixed_time(&victim.file)?;
+        Ok(victim)
+    }
+
+    /// What about the inode is not as it was.
+    fn altered(&self, before: &FileStat) -> Result<Option<&'static str>, Errno> {
+        let after = fstat(&self.file)?;
+        let mut bytes = vec![0; CONTENT.len() + 1];
+        let read = self
+            .file
+            .read_at(&mut bytes, 0)
+            .map_err(|error| files::errno(&error))?;
+        let same = [
+            ("bytes", bytes[..read] == *CONTENT),
+            ("size", after.st_size == before.st_size),
+            ("mode", after.st_mode == before.st_mode),
+            ("owner", after.st_uid == before.st_uid),
+            ("group", after.st_gid == before.st_gid),
+            (
+                "modification time",
+                (after.st_mtime, after.st_mtime_nsec) == (before.st_mtime, before.st_mtime_nsec),
+            ),
+            ("links", after.st_nlink == before.st_nlink),
+        ];
+        Ok(same
+            .into_iter()
+            .find_map(|(what, same)| (!same).then_some(what)))
+    }
+}

@@ -1,0 +1,78 @@
+//! A runner as far as it was found out about, shared by all slots that use it.
+
+use std::sync::Arc;
+
+use daemon::Address;
+use proto::wire::protobuf::Any;
+
+use crate::Error;
+use crate::build_directory::BuildDirectories;
+use crate::cache::FileCache;
+use crate::root::Materialise;
+use crate::runner::Runner;
+use crate::seal;
+
+/// A connected runner and how its actions get their inputs.
+pub(crate) struct Session {
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) inputs: Materialise,
+    /// What our own runner says of its sandbox, for each result's metadata.
+    pub(crate) description: Option<Any>,
+}
+
+/// The present session with the runner at one address.
+pub(crate) struct Sessions {
+    address: Address,
+    cache: Arc<FileCache>,
+    builds: Arc<BuildDirectories>,
+    current: tokio::sync::Mutex<Option<Arc<Session>>>,
+}
+
+impl Sessions {
+    /// None yet.
+    pub(crate) fn new(
+        address: Address,
+        cache: Arc<FileCache>,
+        builds: Arc<BuildDirectories>,
+    ) -> Self {
+        Self {
+            address,
+            cache,
+            builds,
+            current: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// The session over the present connection. Where there is none, or it was
+    /// lost, connects and probes the runner's seal: another program may answer
+    /// now.
+    ///
+    /// # Errors
+    /// The runner is away; the worker's own disk fails.
+    pub(crate) async fn get(&self) -> Result<Arc<Session>, Error> {
+        let mut current = self.current.lock().await;
+        if let Some(session) = &*current
+            && !session.runner.is_lost()
+        {
+            return Ok(Arc::clone(session));
+        }
+        let first = current.take().is_none();
+        let runner = Arc::new(Runner::connect(&self.address).await?);
+        let inputs = seal::probe(&self.cache, &self.builds, &runner).await?;
+        if first {
+            let leftovers = Arc::clone(&self.builds).clean_leftovers(Arc::clone(&runner));
+            tokio::spawn(async move {
+                if let Err(error) = leftovers.await {
+                    tracing::warn!(%error, "cannot remove leftovers");
+                }
+            });
+        }
+        let session = Arc::new(Session {
+            description: runner.description().map(proto::messages::pack),
+            runner,
+            inputs,
+        });
+        *current = Some(Arc::clone(&session));
+        Ok(session)
+    }
+}

@@ -1,0 +1,290 @@
+//! A slot: to the scheduler a worker of its own, executing one action at a time.
+//!
+//! ```text
+//!            ┌──────────────── idle ◄───────────────┐
+//!            │ Synchronize blocks until there is work│ nothing to do, or
+//!            ▼                                       │ told to be idle
+//!        executing ── Synchronize: stages ── completed
+//!            ▲                                       │ the same call brings
+//!            └───────────────────────────────────────┘ the next action
+//! ```
+//!
+//! The scheduler takes one call of a slot at a time. While an action executes,
+//! calls run beside it and never hold it up: what changes while a call is under
+//! way is told by the next. Stages that last no longer than [`COALESCE`] are not
+//! told at all, so that a short action costs one call. The call that reports a
+//! result is repeated until the scheduler has it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::Shutdown;
+use proto::InstanceName;
+use proto::wire::remoteworker::desired_state::Executing;
+use proto::wire::rev2::ExecuteResponse;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::{Code, Status};
+
+use crate::Error;
+use crate::action::{Executor, Stage, Task};
+use crate::scheduler::{Desired, Reply, Scheduler, State};
+use crate::session::{Session, Sessions};
+
+/// How long a stage must last to be told to the scheduler.
+const COALESCE: Duration = Duration::from_millis(100);
+/// The pause before the first repetition of a failed call: a scheduler on the
+/// same machine that is restarted is back in less.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// Later pauses are uniform up to this, as Buildbarn's worker does, so that a
+/// farm's workers do not come back all at once.
+const LATER_RETRY: Duration = Duration::from_secs(5);
+/// A call about an action that executes is answered at once.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long a stopping slot tries to deliver its result: as long as schedulers
+/// remember a worker that has gone silent.
+const DELIVERY: Duration = Duration::from_secs(60);
+
+/// One slot.
+pub(crate) struct Slot {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) executor: Executor,
+    pub(crate) prefix: InstanceName,
+}
+
+/// Pauses between repetitions of what failed.
+#[derive(Default)]
+struct BackOff(u32);
+
+impl BackOff {
+    fn pause(&mut self) -> Duration {
+        self.0 += 1;
+        if self.0 == 1 {
+            FIRST_RETRY
+        } else {
+            rand::random_range(Duration::ZERO..LATER_RETRY)
+        }
+    }
+}
+
+impl Slot {
+    /// Asks for actions and executes them until told to stop; then finishes the
+    /// one it has, delivers its result and leaves.
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        let mut state = State::Idle;
+        let mut retries = BackOff::default();
+        let mut deadline: Option<Instant> = None;
+        let mut doubtful = false;
+        loop {
+            let stopping = shutdown.is_cancelled();
+            let mut busy = doubtful && matches!(state, State::Completed(..));
+            if !stopping && !busy {
+                match self.ready(doubtful).await {
+                    Ok(()) => doubtful = false,
+                    // A result is delivered all the same.
+                    Err(_) if matches!(state, State::Completed(..)) => busy = true,
+                    Err(error) => {
+                        let pause = retries.pause();
+                        tracing::warn!(%error, ?pause, "runner is not ready");
+                        let _ = timeout(pause, shutdown.cancelled()).await;
+                        continue;
+                    }
+                }
+            }
+            // A call that may bring work is given up when the worker is told to
+            // stop, and made again as one that may not.
+            let call = self.scheduler.synchronize(&state, stopping || busy);
+            let answer = if stopping {
+                call.await
+            } else {
+                tokio::select! {
+                    answer = call => answer,
+                    () = shutdown.cancelled() => continue,
+                }
+            };
+            let reply = match answer {
+                Ok(reply) => reply,
+                Err(status) => {
+                    if stopping {
+                        let end = *deadline.get_or_insert_with(|| Instant::now() + DELIVERY);
+                        if matches!(state, State::Idle) || Instant::now() >= end {
+                            tracing::warn!(%status, "scheduler is away, leaving without telling");
+                            return;
+                        }
+                    }
+                    self.wait(&status, &mut retries, &shutdown).await;
+                    continue;
+                }
+            };
+            retries = BackOff::default();
+            let told = std::mem::replace(&mut state, State::Idle);
+            match reply.desired {
+                Desired::Execute(executing) if !stopping && !busy => {
+                    (state, doubtful) = self.work(*executing).await;
+                }
+                _ if stopping => return,
+                // After a result an answer without desire would be none; asking
+                // again is right in any case.
+                Desired::Unchanged | Desired::Execute(_) => {}
+                Desired::Idle => {
+                    if !matches!(told, State::Completed(..)) {
+                        let _ = timeout(reply.pause, shutdown.cancelled()).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pauses after a failed call.
+    async fn wait(&self, status: &Status, retries: &mut BackOff, shutdown: &Shutdown) {
+        let stopping = shutdown.is_cancelled();
+        let pause = if stopping && status.code() == Code::ResourceExhausted {
+            // The scheduler has not yet noticed that the call before this one
+            // was given up.
+            FIRST_RETRY
+        } else {
+            retries.pause()
+        };
+        if !(stopping || retries.0 == 1) {
+            tracing::warn!(code = ?status.code(), message = status.message(), ?pause, "scheduler");
+        }
+        if stopping {
+            sleep(pause).await;
+        } else {
+            let _ = timeout(pause, shutdown.cancelled()).await;
+        }
+    }
+
+    /// Whether actions can run. After a failure the runner is asked itself.
+    async fn ready(&self, ask: bool) -> Result<(), Error> {
+        let session = self.sessions.get().await?;
+        if ask {
+            session.runner.check_readiness().await?;
+        }
+        Ok(())
+    }
+
+    /// Executes what the scheduler wants, which may change meanwhile. Returns
+    /// what to tell next, and whether the runner must be asked before more.
+    async fn work(&self, first: Executing) -> (State, bool) {
+        let mut wanted = first;
+        loop {
+            let digest = wanted.action_digest.clone();
+            let task = match Task::new(&self.prefix, wanted) {
+                Ok(task) => task,
+                Err(error) => return (refusal(digest, error), false),
+            };
+            let session = match self.sessions.get().await {
+                Ok(session) => session,
+                Err(error) => return (refusal(digest, error), true),
+            };
+            match self.attend(&task, &session, digest.clone()).await {
+                Outcome::Completed(response) => {
+                    let code = response.status.as_ref().map_or(0, |status| status.code);
+                    let doubtful = [Code::Internal, Code::Unavailable]
+                        .iter()
+                        .any(|doubt| *doubt as i32 == code);
+                    return (State::Completed(digest, response), doubtful);
+                }
+                Outcome::Idle => return (State::Idle, false),
+                Outcome::Other(other) => wanted = *other,
+            }
+        }
+    }
+
+    /// Executes one action while keeping up the conversation about it.
+    async fn attend(
+        &self,
+        task: &Task,
+        session: &Session,
+        digest: Option<proto::wire::rev2::Digest>,
+    ) -> Outcome {
+        let (stages, mut stage) = watch::channel(Stage::Started);
+        let mut execution = pin!(self.executor.execute(task, session, &stages));
+        let mut retries = BackOff::default();
+        let mut next = Instant::now() + COALESCE;
+        let mut call = None;
+        let response = loop {
+            let under_way = call.is_some();
+            tokio::select! {
+                response = &mut execution => break response,
+                answer = async { match &mut call {
+                    Some(call) => call.await,
+                    None => std::future::pending().await,
+                } } => {
+                    call = None;
+                    match self.judge(answer, &mut retries, &digest) {
+                        Ok(pause) => next = Instant::now() + pause,
+                        // Leaving drops the execution, which kills the command.
+                        Err(outcome) => return outcome,
+                    }
+                }
+                _ = stage.changed(), if !under_way => {
+                    next = next.min(Instant::now() + COALESCE);
+                }
+                () = sleep_until(next), if !under_way => {
+                    let now = *stage.borrow_and_update();
+                    let state = State::Executing(digest.clone(), now);
+                    call = Some(Box::pin(self.tell(state)));
+                }
+            }
+        };
+        // The scheduler takes one call at a time, and this one's answer may be
+        // that the result is not wanted.
+        if let Some(call) = call
+            && let Err(outcome) = self.judge(call.await, &mut retries, &digest)
+        {
+            return outcome;
+        }
+        Outcome::Completed(Box::new(response))
+    }
+
+    async fn tell(&self, state: State) -> Result<Reply, Status> {
+        timeout(ANSWER, self.scheduler.synchronize(&state, false))
+            .await
+            .unwrap_or_else(|_| Err(Status::unavailable("the scheduler does not answer")))
+    }
+
+    /// How long until the next call, or what ends this execution.
+    fn judge(
+        &self,
+        answer: Result<Reply, Status>,
+        retries: &mut BackOff,
+        digest: &Option<proto::wire::rev2::Digest>,
+    ) -> Result<Duration, Outcome> {
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(status) => {
+                tracing::debug!(%status, "scheduler is away, the action goes on");
+                return Ok(retries.pause());
+            }
+        };
+        *retries = BackOff::default();
+        match reply.desired {
+            Desired::Unchanged => Ok(reply.pause),
+            Desired::Execute(other) if other.action_digest == *digest => Ok(reply.pause),
+            Desired::Execute(other) => Err(Outcome::Other(other)),
+            Desired::Idle => Err(Outcome::Idle),
+        }
+    }
+}
+
+/// How attending to one action ended.
+enum Outcome {
+    Completed(Box<ExecuteResponse>),
+    /// The scheduler no longer wants it.
+    Idle,
+    /// The scheduler wants another one instead.
+    Other(Box<Executing>),
+}
+
+/// The response to an action that cannot be begun.
+fn refusal(digest: Option<proto::wire::rev2::Digest>, error: Error) -> State {
+    let response = ExecuteResponse {
+        status: Some(proto::status::to_wire(&error.into())),
+        ..Default::default()
+    };
+    State::Completed(digest, Box::new(response))
+}

@@ -1,0 +1,130 @@
+//! The process: directories, peers and slots put together.
+
+use std::sync::Arc;
+
+use daemon::Shutdown;
+use nix::sys::stat::Mode;
+use proto::wire::remoteworker::operation_queue_client::OperationQueueClient;
+use storage::{ActionCache, BlobStore, RemoteStorage};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::Error;
+use crate::action::{Executor, Services};
+use crate::build_directory::BuildDirectories;
+use crate::cache::{FileCache, Limits};
+use crate::config::Config;
+use crate::directories::Directories;
+use crate::memory::Memory;
+use crate::result::worker_name;
+use crate::scheduler::Scheduler;
+use crate::session::Sessions;
+use crate::slot::Slot;
+
+/// Commands kept in memory, in bytes.
+const COMMANDS: u64 = 16 << 20;
+/// Build directories that may wait for their removal, beside those in use.
+const BACKLOG: usize = 64;
+/// The largest message taken from the scheduler.
+const MAXIMUM_MESSAGE: usize = 64 << 20;
+
+/// Runs a worker until it is told to stop; then its slots finish what they do,
+/// everything is cleaned, and the cache's index is written.
+///
+/// # Errors
+/// The configuration contradicts itself, a directory or an address cannot be
+/// used, or another process has the cache.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    let cas = daemon::connect(&config.content_addressable_storage)?;
+    let storage = Arc::new(match &config.action_cache {
+        None => RemoteStorage::new(cas),
+        Some(cache) => RemoteStorage::with_action_cache(cas, daemon::connect(cache)?),
+    });
+    serve(config, storage.clone(), storage, shutdown).await
+}
+
+/// [`run`] over any storage.
+pub(crate) async fn serve(
+    config: Config,
+    store: Arc<dyn BlobStore>,
+    action_cache: Arc<dyn ActionCache>,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
+    let slots = config.slots()?;
+    // Directories that commands write to are made 0777: the command's user is
+    // not the worker's. Modes are set explicitly all the same.
+    nix::sys::stat::umask(Mode::empty());
+    let count: usize = slots.iter().map(Vec::len).sum();
+    let (cache, builds) = open(&config, &store, count).await?;
+    let services = Arc::new(Services {
+        directories: Directories::new(
+            Arc::clone(&store),
+            config.maximum_memory_cached_directories_size_bytes,
+        ),
+        store,
+        action_cache,
+        cache: Arc::clone(&cache),
+        commands: Memory::new(COMMANDS),
+        builds: Arc::clone(&builds),
+        uploads: Arc::new(Semaphore::new(config.output_upload_concurrency)),
+        maximum_output_entries: config.maximum_output_entries,
+        browser_url: config.browser_url.clone(),
+    });
+    let client = OperationQueueClient::new(daemon::connect(&config.scheduler)?)
+        .max_decoding_message_size(MAXIMUM_MESSAGE);
+    let mut running = JoinSet::new();
+    for (runner, slots) in config.runners.iter().zip(slots) {
+        let sessions = Arc::new(Sessions::new(
+            runner.endpoint.clone(),
+            Arc::clone(&cache),
+            Arc::clone(&builds),
+        ));
+        for slot in slots {
+            let slot = Slot {
+                executor: Executor {
+                    services: Arc::clone(&services),
+                    worker: worker_name(&slot.worker_id),
+                    environment: runner.environment_variables.clone(),
+                },
+                prefix: slot.prefix.clone(),
+                scheduler: Scheduler {
+                    client: client.clone(),
+                    worker_id: slot.worker_id,
+                    prefix: slot.prefix,
+                    platform: slot.platform,
+                },
+                sessions: Arc::clone(&sessions),
+            };
+            running.spawn(slot.run(shutdown.clone()));
+        }
+    }
+    tracing::info!(slots = count, "worker is up");
+    while let Some(ended) = running.join_next().await {
+        ended?;
+    }
+    builds.cleaned().await;
+    cache.close()
+}
+
+/// Opens both directories; the cache after the build directory is emptied, so
+/// that no leftover holds links to its files.
+async fn open(
+    config: &Config,
+    store: &Arc<dyn BlobStore>,
+    slots: usize,
+) -> Result<(Arc<FileCache>, Arc<BuildDirectories>), Error> {
+    let build_path = config.build_directory_path.clone();
+    let cache_path = config.cache_directory_path.clone();
+    let limits = Limits {
+        bytes: config.maximum_cache_size_bytes,
+        files: config.maximum_cache_file_count,
+    };
+    let downloads = Arc::new(Semaphore::new(config.input_download_concurrency));
+    let store = Arc::clone(store);
+    let opening = tokio::task::spawn_blocking(move || {
+        let builds = BuildDirectories::open(&build_path, slots + BACKLOG)?;
+        let cache = FileCache::open(&cache_path, limits, store, downloads)?;
+        Ok((cache, builds))
+    });
+    opening.await?
+}
