@@ -28,5 +28,12 @@ pub use shutdown::Shutdown;
 /// is only one thread.
 pub fn start() {
     listener::take_inherited();
-    telemetry::start();
+    telemetry::start("info");
+}
+
+/// As [`start`], for a command whose own output is what people want to see:
+/// without a filter of theirs it logs only what goes wrong.
+pub fn start_quiet() {
+    listener::take_inherited();
+    telemetry::start("error");
 }

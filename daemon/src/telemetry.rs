@@ -5,10 +5,11 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging. `HAYLOFT_LOG` filters as `tracing-subscriber`'s `EnvFilter`
-/// does (`debug`, `worker=debug,info`; default `info`); `HAYLOFT_LOG_FORMAT=json`
+/// does (`debug`, `worker=debug,info`); without it the program's `default` holds.
+/// `HAYLOFT_LOG_FORMAT=json`
 /// makes each line a JSON object.
-pub(crate) fn start() {
-    let filter = EnvFilter::try_from_env("HAYLOFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+pub(crate) fn start(default: &str) {
+    let filter = EnvFilter::try_from_env("HAYLOFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let json = std::env::var("HAYLOFT_LOG_FORMAT").is_ok_and(|format| format == "json");
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)

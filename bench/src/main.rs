@@ -1,0 +1,46 @@
+//! Measurements of Hayloft, each as a ratio to a floor measured in the same run:
+//! machines differ and are shared, ratios hold.
+//!
+//! `cargo run --release -p bench -- noop` measures what an action costs beyond
+//! the process it runs.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod farm;
+mod floor;
+mod noop;
+mod statistics;
+
+#[derive(Parser)]
+#[command(name = "hayloft-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// No-op actions through a whole farm, beside plain fork and exec.
+    Noop(noop::Options),
+}
+
+fn main() -> ExitCode {
+    // The farm under measurement is this very program in other roles.
+    if farm::is_role() {
+        return hayloft::main();
+    }
+    let outcome = match Arguments::parse().bench {
+        Bench::Noop(options) => noop::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hayloft-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A remote execution farm on one machine, every action in a sandbox.
+#[derive(Debug, Parser)]
+#[command(name = "hayloft", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole farm here: storage, scheduler, worker and runner.
+    Up(Up),
+    /// Run one command remotely: upload its inputs, fetch its outputs.
+    Run(Run),
+    /// Tell what isolation this host can give, and how to get the rest.
+    Doctor(Doctor),
+    /// One role of a farm.
+    #[command(flatten)]
+    Role(crate::role::Role),
+}
+
+/// What the action sees as its root directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Root {
+    /// This machine's /usr, read-only; the input root at /build/root.
+    #[default]
+    Host,
+    /// The input root itself.
+    Input,
+}
+
+/// Options of a farm.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Up {
+    /// Where the farm keeps its state [default: $XDG_DATA_HOME/hayloft].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Where clients connect.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8980")]
+    pub listen: String,
+    /// How many actions run at a time [default: the number of processors].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub slots: Option<u16>,
+    /// Serve only actions that ask for exactly these platform properties
+    /// [default: serve any platform].
+    #[arg(long = "platform", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub platform: Vec<(String, String)>,
+    /// What actions see as their root directory.
+    #[arg(long, value_enum, default_value_t)]
+    pub root: Root,
+}
+
+/// Options of one remote command.
+#[derive(Args, Clone, Debug)]
+pub struct Run {
+    /// The farm [default: one that is started for this command alone].
+    #[arg(long, value_name = "grpc://HOST:PORT")]
+    pub remote: Option<daemon::Address>,
+    /// The instance name at the farm.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub instance: String,
+    /// A folder whose content is the command's working directory.
+    #[arg(long, value_name = "DIR")]
+    pub input: Option<PathBuf>,
+    /// A file or folder to bring back, relative to the working directory.
+    #[arg(long, value_name = "PATH")]
+    pub output: Vec<String>,
+    /// An environment variable of the command; it gets no others but PATH.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// A platform property the command asks for.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub platform: Vec<(String, String)>,
+    /// How long the command may run, in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+    /// Run it even if its result is known, and do not keep the result.
+    #[arg(long)]
+    pub no_cache: bool,
+    /// What the command sees as its root directory, on a farm of its own.
+    #[arg(long, value_enum, default_value_t)]
+    pub root: Root,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Options of the examination.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Doctor {
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Parses `KEY=VALUE`.
+///
+/// # Errors
+/// There is no `=`, or nothing before it.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err(format!("{text:?} is not of the form KEY=VALUE")),
+    }
+}

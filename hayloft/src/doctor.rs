@@ -1,0 +1,104 @@
+//! `hayloft doctor`: what isolation this host can give, and how to get the rest.
+//!
+//! Exits with 0 when the default sandbox can run here, else with 1.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use sandbox::{Held, HostIds, Need, Plan, Policy, Probe, Protection, Root};
+use serde_json::json;
+
+use crate::cli;
+
+/// Examines the host and prints what it found.
+///
+/// # Errors
+/// The host cannot be examined at all.
+pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
+    let probe = Probe::run().context("cannot examine this host")?;
+    let host_ids = if probe.uid == 0 {
+        // Which range does not matter to what the host can give.
+        HostIds::Range {
+            start: 1_900_000_000,
+            count: 1,
+        }
+    } else {
+        HostIds::SameUser
+    };
+    let mut policy = Policy::new(Root::Host, host_ids);
+    let refusal = Plan::new(&policy, &probe)
+        .err()
+        .map(|refusal| refusal.to_string());
+    // The table is about every protection, also where one that is missing keeps
+    // the sandbox from running.
+    for protection in Protection::ALL {
+        if policy.need(protection) == Need::Required {
+            policy.set_need(protection, Need::BestEffort);
+        }
+    }
+    let protections =
+        Plan::new(&policy, &probe).map_or_else(|_| Vec::new(), |plan| plan.protections);
+    if arguments.json {
+        println!("{}", report(&probe, &protections, refusal.as_deref()));
+    } else {
+        print(&probe, &protections, refusal.as_deref());
+    }
+    Ok(if refusal.is_none() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn report(probe: &Probe, protections: &[Held], refusal: Option<&str>) -> serde_json::Value {
+    json!({
+        "kernel": probe.kernel,
+        "uid": probe.uid,
+        "landlock_abi": probe.landlock_abi,
+        "sandbox_can_run": refusal.is_none(),
+        "refusal": refusal,
+        "host": probe.findings.iter().map(|finding| json!({
+            "feature": finding.feature.to_string(),
+            "available": finding.available,
+            "why": finding.why,
+            "remedy": finding.remedy,
+        })).collect::<Vec<_>>(),
+        "protections": protections.iter().map(|held| json!({
+            "name": held.protection.name(),
+            "held": held.held,
+            "why": held.why,
+            "remedy": held.remedy,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn print(probe: &Probe, protections: &[Held], refusal: Option<&str>) {
+    println!(
+        "Linux {}, user {}, Landlock ABI {}",
+        probe.kernel, probe.uid, probe.landlock_abi
+    );
+    let row = |yes: bool, name: &str, why: &str, remedy: &str| {
+        let mark = if yes { "held   " } else { "missing" };
+        println!("  {mark}  {name:<24}  {why}");
+        if !yes && !remedy.is_empty() {
+            println!("  {:7}  {:24}  to get it: {remedy}", "", "");
+        }
+    };
+    println!("\nWhat this host gives:");
+    for finding in &probe.findings {
+        row(
+            finding.available,
+            &finding.feature.to_string(),
+            &finding.why,
+            &finding.remedy,
+        );
+    }
+    println!("\nWhat protects each action:");
+    for held in protections {
+        row(held.held, held.protection.name(), &held.why, &held.remedy);
+    }
+    match refusal {
+        Some(refusal) => println!("\nThe sandbox cannot run here: {refusal}"),
+        None => println!("\nThe sandbox can run here."),
+    }
+}

@@ -1,0 +1,171 @@
+//! The state directory of a farm.
+//!
+//! ```text
+//! DIR/            0700, the user's own
+//!   lock          held while a farm runs on it
+//!   storage/      blobs and action results; owner: the storage role
+//!   worker/       build/ and cache/, on one file system; owner: the worker role
+//!   run/          sockets and configuration of the running farm; gone afterwards
+//! ```
+//!
+//! Roles other than the runner cannot reach DIR by its path when they run as
+//! users of their own; they inherit descriptors of the folders they need.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::identity::Identities;
+
+/// A state directory that this process holds.
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    identities: Identities,
+    _lock: Flock<File>,
+}
+
+impl State {
+    /// Takes the directory, making what is not there.
+    ///
+    /// # Errors
+    /// Another farm runs on it, or it cannot be made.
+    pub fn take(path: &Path) -> Result<Self> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder
+            .create(path)
+            .with_context(|| format!("cannot make the state directory {}", path.display()))?;
+        let path = fs::canonicalize(path)
+            .with_context(|| format!("cannot find the state directory {}", path.display()))?;
+        // Its parents may be anybody's to read; what is in it is nobody else's.
+        fs::set_permissions(&path, Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot protect {}", path.display()))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .with_context(|| format!("cannot open {}/lock", path.display()))?;
+        let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
+            bail!("another farm runs on {}", path.display());
+        };
+        let kept = fs::metadata(path.join("worker"))
+            .map(|found| found.uid())
+            .ok();
+        let identities = Identities::choose(&path, kept);
+        let state = Self {
+            path,
+            identities,
+            _lock: lock,
+        };
+        state.make_folders()?;
+        Ok(state)
+    }
+
+    fn make_folders(&self) -> Result<()> {
+        let _ = fs::remove_dir_all(self.run());
+        for (folder, mode, owner) in [
+            (self.storage(), 0o700, self.identities.storage()),
+            (self.worker(), 0o711, self.identities.worker()),
+            (self.build(), 0o711, self.identities.worker()),
+            (self.cache(), 0o700, self.identities.worker()),
+            (self.run(), 0o711, None),
+        ] {
+            let make = || -> std::io::Result<()> {
+                if !folder.is_dir() {
+                    DirBuilder::new().mode(0o700).create(&folder)?;
+                }
+                if let Some(uid) = owner {
+                    std::os::unix::fs::chown(&folder, Some(uid), Some(uid))?;
+                }
+                fs::set_permissions(&folder, Permissions::from_mode(mode))
+            };
+            make().with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Who the roles run as.
+    #[must_use]
+    pub fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// Blobs and action results.
+    #[must_use]
+    pub fn storage(&self) -> PathBuf {
+        self.path.join("storage")
+    }
+
+    fn worker(&self) -> PathBuf {
+        self.path.join("worker")
+    }
+
+    /// The build directory that worker and runner share.
+    #[must_use]
+    pub fn build(&self) -> PathBuf {
+        self.worker().join("build")
+    }
+
+    /// The worker's file cache.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.worker().join("cache")
+    }
+
+    /// Sockets and configuration files.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.path.join("run")
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Best effort: the next farm on this directory begins by removing it too.
+        let _ = fs::remove_dir_all(self.run());
+    }
+}
+
+/// The state directory when none is named: `$XDG_DATA_HOME/hayloft`, else
+/// `~/.local/share/hayloft` (XDG Base Directory Specification).
+///
+/// # Errors
+/// Neither variable is set.
+pub fn default_directory() -> Result<PathBuf> {
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map(|data| data.join("hayloft"))
+        .context("neither XDG_DATA_HOME nor HOME is set: name a state directory with --dir")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_serves_one_farm_at_a_time_and_keeps_its_identities() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/state");
+        let first = State::take(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(State::take(&path).is_err());
+        let owner = first.identities().worker();
+        assert!(first.run().is_dir());
+        drop(first);
+        assert!(!path.join("run").exists());
+        let moved = folder.path().join("moved");
+        fs::rename(&path, &moved).unwrap();
+        assert_eq!(State::take(&moved).unwrap().identities().worker(), owner);
+    }
+}
