@@ -27,7 +27,8 @@ use nix::unistd::{chdir, fchdir, pivot_root};
 
 use crate::attempt::own_user_namespace;
 use crate::paths::open_place;
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
+use crate::step::Step;
 use crate::{etc, sys};
 
 /// Where the new root is built: a directory that every host has. Only this
@@ -51,7 +52,7 @@ pub(crate) struct StartFailure {
     pub(crate) error: io::Error,
 }
 
-/// Carries out the steps of [`crate::plan::Phase::Start`].
+/// Carries out the steps of [`crate::step::Phase::Start`].
 pub(crate) fn make(plan: &Plan, build_directory: &Path) -> Result<Base, StartFailure> {
     let mut host = None;
     for step in &plan.start {

@@ -13,10 +13,11 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, setsid};
 
 use crate::landlock::Rules;
-use crate::plan::{Phase, Plan, Step};
+use crate::plan::Plan;
 use crate::policy::Root;
 use crate::report::StepFailure;
 use crate::run_request::RunRequest;
+use crate::step::{Phase, Step};
 use crate::{limits, sys};
 
 /// `securebits` (`capabilities(7)`): being uid 0 means nothing, nothing can be

@@ -27,10 +27,11 @@ use crate::command;
 use crate::landlock::Rules;
 use crate::message::Usage;
 use crate::paths::open_place;
-use crate::plan::{Phase, Plan, Step};
+use crate::plan::Plan;
 use crate::policy::{HostIds, Root};
 use crate::report::{Report, StepFailure};
 use crate::run_request::RunRequest;
+use crate::step::{Phase, Step};
 use crate::{limits, mounts, sys};
 
 /// What a sandbox needs from the launcher, prepared once.

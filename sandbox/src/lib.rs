@@ -37,6 +37,7 @@ mod sandbox;
 mod seccomp;
 mod service_half;
 mod split;
+mod step;
 mod sys;
 mod wire;
 
@@ -44,8 +45,9 @@ pub use client::{Client, ClientError, Frame};
 pub use message::{
     Done, End, Failure, FailureKind, MessageError, PATH_BYTES, RUN_BYTES, Reply, Request, Usage,
 };
-pub use plan::{Held, Phase, Plan, Refusal, Step};
+pub use plan::{Held, Plan, Refusal};
 pub use policy::{HostIds, Limits, Need, Policy, Protection, Root};
 pub use probe::{Feature, Finding, Probe};
 pub use run_request::RunRequest;
 pub use split::{Config, Error, ServiceHalf, split};
+pub use step::{Phase, Step};

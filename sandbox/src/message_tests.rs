@@ -93,7 +93,8 @@ fn all_round_trip() {
 
 #[test]
 fn every_truncation_and_extension_is_refused() {
-    let mut all: Vec<(Vec<u8>, fn(&[u8]) -> bool)> =
+    type Accepts = fn(&[u8]) -> bool;
+    let mut all: Vec<(Vec<u8>, Accepts)> =
         vec![(run().encode().unwrap(), |b| RunRequest::decode(b).is_ok())];
     for request in requests() {
         all.push((request.encode().unwrap(), |b| Request::decode(b).is_ok()));

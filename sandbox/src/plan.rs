@@ -6,12 +6,12 @@
 //! [`Phase::Command`]. What fails is reported as the step and its `errno`.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::policy::{HostIds, Limits, Need, Policy, Protection, Root};
+use crate::policy::{HostIds, Need, Policy, Protection, Root};
 use crate::probe::{Feature, Probe};
+use crate::step::{Phase, Step};
 
 /// Whether a protection holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,207 +63,6 @@ pub enum Refusal {
     /// The policy makes no sense in itself.
     #[error("{0}")]
     Policy(&'static str),
-}
-
-/// When a step is carried out, and by which process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Once, by the launcher.
-    Start,
-    /// Ahead, for and by the init of each sandbox.
-    Prepare,
-    /// When a command comes, by init.
-    Request,
-    /// By the process that becomes the command.
-    Command,
-}
-
-impl Phase {
-    /// In the order in which they come.
-    pub const ALL: [Self; 4] = [Self::Start, Self::Prepare, Self::Request, Self::Command];
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Start => "start",
-            Self::Prepare => "prepare",
-            Self::Request => "request",
-            Self::Command => "command",
-        })
-    }
-}
-
-/// One thing to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// The launcher's own user namespace, its uid mapped to itself.
-    LauncherUserNamespace,
-    /// The launcher's own mount namespace, with nothing but what sandboxes are made from.
-    LauncherRoot,
-    /// Show a host directory read-only in the base root.
-    BindReadOnly(PathBuf),
-    /// Reproduce a host symbolic link in the base root.
-    CopySymlink(PathBuf),
-    /// The neutral part of `/etc`, with passwd and group that name this id.
-    NeutralEtc {
-        /// Inner uid and gid.
-        id: u32,
-    },
-    /// `/dev` with the harmless nodes.
-    Devices,
-    /// New user and pid namespaces, one inner id mapped to one host id.
-    UserAndPidNamespaces {
-        /// Inner uid and gid.
-        inner: u32,
-    },
-    /// New mount (and ipc, uts, net) namespaces.
-    Namespaces {
-        /// System V and POSIX ipc.
-        ipc: bool,
-        /// Host name.
-        uts: bool,
-        /// Network.
-        network: bool,
-    },
-    /// Become the inner id.
-    TakeIds(u32),
-    /// Die with the launcher.
-    DieWithLauncher,
-    /// Set the host name.
-    Hostname(String),
-    /// Bring the loopback device up.
-    Loopback,
-    /// Own copy of the base root.
-    AttachBase,
-    /// Own `/proc`, dangerous entries covered, `/proc/sys` read-only.
-    Proc,
-    /// Own `/dev/pts`.
-    PseudoTerminals,
-    /// An empty writable directory in memory.
-    PrivateTmpfs(&'static str),
-    /// Attach the input root, which comes as a detached mount.
-    AttachInputRoot(&'static str),
-    /// Move `/proc` and `/dev` into the input root.
-    MoveIntoInputRoot,
-    /// Attach the temporary directory, which comes as a detached mount, at `/tmp`.
-    AttachTemporaryDirectory,
-    /// Make the new root the only one.
-    PivotRoot,
-    /// Empty the bounding set, which needs a capability itself.
-    EmptyBoundingSet,
-    /// Prepare the Landlock rules.
-    LandlockRules {
-        /// Fail unless scopes (ABI 6) are there.
-        scopes_required: bool,
-        /// Use scopes where they are.
-        scopes: bool,
-    },
-    /// New session, default signals, umask 022.
-    Session,
-    /// Resource limits.
-    ResourceLimits(Limits),
-    /// Empty every other capability set; being uid 0 means nothing.
-    DropCapabilities,
-    /// `no_new_privs`.
-    NoNewPrivileges,
-    /// Enter the command's Landlock domain.
-    EnterLandlock,
-    /// Enter the system call filter.
-    EnterSeccomp,
-    /// Die with init.
-    DieWithInit,
-    /// Only descriptors 0, 1 and 2.
-    Descriptors,
-    /// Change to the working directory.
-    WorkingDirectory,
-    /// Find and execute the command.
-    Execute,
-}
-
-impl Step {
-    /// The protections that this step gives (or is a part of).
-    #[must_use]
-    pub fn protections(&self) -> Vec<Protection> {
-        use Protection as P;
-        match self {
-            Self::UserAndPidNamespaces { .. } => vec![P::UserNamespace, P::PidNamespace],
-            Self::TakeIds(_) => vec![P::OwnUid],
-            Self::Namespaces { ipc, uts, network } => [
-                (true, P::MountNamespace),
-                (*ipc, P::IpcNamespace),
-                (*uts, P::UtsNamespace),
-                (*network, P::NetworkNamespace),
-            ]
-            .into_iter()
-            .filter_map(|(on, protection)| on.then_some(protection))
-            .collect(),
-            Self::PivotRoot | Self::LauncherRoot | Self::AttachBase => vec![P::MountNamespace],
-            Self::Hostname(_) => vec![P::UtsNamespace],
-            Self::DieWithLauncher | Self::DieWithInit => vec![P::PidNamespace],
-            Self::EmptyBoundingSet | Self::DropCapabilities => vec![P::NoCapabilities],
-            Self::NoNewPrivileges => vec![P::NoNewPrivileges],
-            Self::EnterLandlock => vec![P::LandlockFiles],
-            Self::LandlockRules { scopes: true, .. } => vec![P::LandlockScopes],
-            Self::EnterSeccomp => vec![P::Seccomp],
-            _ => Vec::new(),
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::LauncherUserNamespace => f.write_str("make the launcher's user namespace")?,
-            Self::LauncherRoot => f.write_str("make the launcher's own root")?,
-            Self::BindReadOnly(path) => write!(f, "show {} read-only", path.display())?,
-            Self::CopySymlink(path) => write!(f, "reproduce the link {}", path.display())?,
-            Self::NeutralEtc { id } => write!(f, "fill /etc for uid {id}")?,
-            Self::Devices => f.write_str("fill /dev")?,
-            Self::UserAndPidNamespaces { inner } => {
-                write!(f, "make user and pid namespaces, mapping uid {inner}")?;
-            }
-            Self::Namespaces { ipc, uts, network } => {
-                f.write_str("make the mount")?;
-                for (on, name) in [(ipc, "ipc"), (uts, "uts"), (network, "network")] {
-                    if *on {
-                        write!(f, ", {name}")?;
-                    }
-                }
-                f.write_str(" namespace")?;
-            }
-            Self::TakeIds(id) => write!(f, "become uid and gid {id}")?,
-            Self::DieWithLauncher => f.write_str("bind init's life to the launcher's")?,
-            Self::Hostname(name) => write!(f, "set the host name {name}")?,
-            Self::Loopback => f.write_str("bring loopback up")?,
-            Self::AttachBase => f.write_str("attach the base root")?,
-            Self::Proc => f.write_str("mount /proc")?,
-            Self::PseudoTerminals => f.write_str("mount /dev/pts")?,
-            Self::PrivateTmpfs(path) => write!(f, "mount an empty {path}")?,
-            Self::AttachInputRoot(path) => write!(f, "attach the input root at {path}")?,
-            Self::MoveIntoInputRoot => f.write_str("move /proc and /dev into the input root")?,
-            Self::AttachTemporaryDirectory => f.write_str("attach /tmp")?,
-            Self::PivotRoot => f.write_str("make the new root the only one")?,
-            Self::EmptyBoundingSet => f.write_str("empty the capability bounding set")?,
-            Self::LandlockRules { .. } => f.write_str("prepare the Landlock rules")?,
-            Self::Session => f.write_str("start a session")?,
-            Self::ResourceLimits(_) => f.write_str("set resource limits")?,
-            Self::DropCapabilities => f.write_str("drop all capabilities")?,
-            Self::NoNewPrivileges => f.write_str("renounce new privileges")?,
-            Self::EnterLandlock => f.write_str("enter the Landlock domain")?,
-            Self::EnterSeccomp => f.write_str("enter the system call filter")?,
-            Self::DieWithInit => f.write_str("bind the command's life to init's")?,
-            Self::Descriptors => f.write_str("close all other descriptors")?,
-            Self::WorkingDirectory => f.write_str("change to the working directory")?,
-            Self::Execute => f.write_str("execute the command")?,
-        }
-        let protections = self.protections();
-        if !protections.is_empty() {
-            let names: Vec<_> = protections.iter().map(|p| p.name()).collect();
-            write!(f, " [{}]", names.join(", "))?;
-        }
-        Ok(())
-    }
 }
 
 /// What will be done, in order.
@@ -409,12 +208,12 @@ fn check_policy(policy: &Policy) -> Result<(), Refusal> {
             "read-only binds go with the host root: the input root is not added to",
         ));
     }
-    if let HostIds::Range { start, count } = policy.host_ids {
-        if start == 0 || count == 0 || start.checked_add(count).is_none_or(|end| end == u32::MAX) {
-            return Err(Refusal::Policy(
-                "the host uid range must not be empty, hold 0 or reach 4294967295",
-            ));
-        }
+    if let HostIds::Range { start, count } = policy.host_ids
+        && (start == 0 || count == 0 || start.checked_add(count).is_none_or(|end| end == u32::MAX))
+    {
+        return Err(Refusal::Policy(
+            "the host uid range must not be empty, hold 0 or reach 4294967295",
+        ));
     }
     Ok(())
 }

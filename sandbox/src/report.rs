@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use crate::message::{MessageError, Usage};
-use crate::plan::Phase;
+use crate::step::Phase;
 use crate::wire::{Reader, Writer};
 
 /// `prepared → (failed | ended)`, or `failed` at once.

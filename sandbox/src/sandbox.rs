@@ -1,7 +1,7 @@
 //! The launcher's view of one sandbox.
 //!
-//! `Preparing → Ready → Running → reaped`; from any state straight to reaped
-//! when its init dies. The transitions are driven by [`Report`]s of its init
+//! `Preparing → Ready → Running → Leaving → reaped`; from any state straight to
+//! reaped when its init dies. `Leaving`: nothing but init is left. The transitions are driven by [`Report`]s of its init
 //! and by its pidfd.
 
 use std::ffi::CStr;
@@ -17,12 +17,12 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use crate::client::{receive_datagram, send_datagram};
 use crate::init::{self, Shared};
-use crate::message::{End, RUN_BYTES};
+use crate::message::{Done, End, RUN_BYTES, Reply, Usage};
 use crate::paths::{self, Relative};
-use crate::plan::Step;
 use crate::policy::{HostIds, Root};
 use crate::report::Report;
 use crate::run_request::RunRequest;
+use crate::step::Step;
 use crate::{base, memory, sys};
 
 /// What `/` must hold for things to be attached there, when it is an input root.
@@ -33,6 +33,7 @@ pub(crate) enum State {
     Preparing,
     Ready,
     Running(Running),
+    Leaving,
 }
 
 /// One command's run.
@@ -232,6 +233,16 @@ fn hand_over(
 }
 
 impl Running {
+    /// The reply to a run that ended.
+    pub(crate) fn done(&self, end: End, usage: Usage) -> Reply {
+        Reply::Done(Done {
+            id: self.id,
+            end,
+            usage,
+            duration: self.started.elapsed(),
+        })
+    }
+
     /// Time left until the deadline.
     pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
         self.deadline

@@ -148,7 +148,7 @@ fn rules() -> Result<Rules, BackendError> {
     let controls = [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSETD];
     let refused: Result<Vec<_>, _> = controls
         .iter()
-        .map(|control| SeccompRule::new(vec![when(1, Compare::Eq, *control as u64)?]))
+        .map(|control| SeccompRule::new(vec![when(1, Compare::Eq, *control)?]))
         .collect();
     rules.insert(libc::SYS_ioctl, refused?);
     Ok(rules)

@@ -2,6 +2,9 @@
 //! (`examples/serve.rs`) in processes of their own and runs commands there, as
 //! root with a range of host uids and as an ordinary user.
 
+// The lint tells tests by their attribute, which helpers do not have.
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/farm.rs"]
 mod farm;
 

@@ -2,8 +2,11 @@
 //!
 //! One thread, one `poll(2)`: the service half's socket, its life, signals, and
 //! of every sandbox the channel and the life. A run waits in a queue until a
-//! sandbox is ready (usually one is), is `Running` until that sandbox is
-//! reaped, and is answered then: a reply means that nothing of it is left.
+//! sandbox is ready (usually one is), is `Running` until every process of it is
+//! dead and reaped, and is answered then.
+
+mod events;
+mod requests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,28 +15,32 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{geteuid, setgroups};
 
-use crate::client::{receive_datagram, send_datagram};
+use self::events::{Events, Polled, Source};
+use crate::client::send_datagram;
 use crate::command::is_fault_of_command;
 use crate::helper::Helper;
 use crate::ids::Ids;
 use crate::init::Shared;
 use crate::limits;
-use crate::message::{Done, End, Failure, FailureKind, Reply, Request};
-use crate::paths::{self, Relative};
-use crate::plan::{Phase, Plan};
+use crate::message::{End, Failure, FailureKind, Reply};
+use crate::plan::Plan;
 use crate::policy::Protection;
 use crate::report::{Report, StepFailure};
-use crate::sandbox::{Order, Rejection, Running, Sandbox, State, inner_id};
+use crate::sandbox::{Order, Running, Sandbox, State, inner_id};
 use crate::split::{Config, Error, Service, Signals};
+use crate::step::Phase;
 use crate::{base, seccomp, sys};
 
 /// How long no new sandbox is tried after one failed to be made.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How many more sandboxes than the pool holds may be on their way out.
+const LEAVING: usize = 16;
 
 struct Launcher<'a> {
     shared: Shared,
@@ -151,55 +158,42 @@ impl Launcher<'_> {
             return false;
         }
         self.pause_until = None;
-        let spare = |s: &&Sandbox| !matches!(s.state, State::Running(_));
-        let spares = self.sandboxes.iter().filter(spare).count();
-        spares < self.pool_size + self.orders.len() && self.ids.any()
+        let (mut spare, mut leaving) = (0, 0);
+        for sandbox in &self.sandboxes {
+            match sandbox.state {
+                State::Preparing | State::Ready => spare += 1,
+                State::Leaving => leaving += 1,
+                State::Running(_) => {}
+            }
+        }
+        // Sandboxes must not be made faster than the kernel takes them down.
+        let crowded = leaving >= self.pool_size + LEAVING;
+        spare < self.pool_size + self.orders.len() && !crowded && self.ids.any()
     }
 
     fn wait(&mut self, only_look: bool) -> Result<Events, Error> {
-        let now = Instant::now();
         let timeout = if only_look {
             PollTimeout::ZERO
         } else {
-            self.next_deadline(now)
+            self.next_deadline(Instant::now())
         };
-        let socket_events = if self.replies.is_empty() {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::POLLIN | PollFlags::POLLOUT
-        };
-        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut polled = vec![
-            PollFd::new(self.socket.as_fd(), socket_events),
-            readable(self.service.pidfd.as_fd()),
-            readable(self.signals.as_fd()),
-        ];
-        let mut sources = vec![Source::Socket, Source::Service, Source::Signals];
+        let mut polled = Polled::default();
+        let mut wanted = PollFlags::POLLIN;
+        wanted.set(PollFlags::POLLOUT, !self.replies.is_empty());
+        polled.add(self.socket.as_fd(), wanted, Source::Socket);
+        polled.readable(self.service.pidfd.as_fd(), Source::Service);
+        polled.readable(self.signals.as_fd(), Source::Signals);
         for (index, sandbox) in self.sandboxes.iter().enumerate() {
             // A channel that has ended would be readable until init is reaped.
             if !sandbox.silent {
-                polled.push(readable(sandbox.channel.as_fd()));
-                sources.push(Source::Report(index));
+                polled.readable(sandbox.channel.as_fd(), Source::Report(index));
             }
-            polled.push(readable(sandbox.pidfd.as_fd()));
-            sources.push(Source::Death(index));
+            polled.readable(sandbox.pidfd.as_fd(), Source::Death(index));
         }
         for (index, helper) in self.helpers.iter().enumerate() {
-            polled.push(readable(helper.life()));
-            sources.push(Source::Helper(index));
+            polled.readable(helper.life(), Source::Helper(index));
         }
-        match poll(&mut polled, timeout) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(Events::default()),
-            Err(errno) => return Err(failed("poll")(errno)),
-        }
-        let mut events = Events::default();
-        for (polled, source) in polled.iter().zip(sources) {
-            if polled.any().unwrap_or(false) {
-                events.add(source);
-            }
-        }
-        Ok(events)
+        polled.wait(timeout).map_err(failed("poll"))
     }
 
     fn next_deadline(&self, now: Instant) -> PollTimeout {
@@ -225,9 +219,7 @@ impl Launcher<'_> {
             return Ok(Next::End);
         }
         for index in &events.reports {
-            if let Some(sandbox) = self.sandboxes.get_mut(*index) {
-                sandbox.take_report();
-            }
+            self.take_report(*index);
         }
         // From the last, so that indices stay true while some are removed.
         for index in events.deaths.iter().rev() {
@@ -267,114 +259,6 @@ impl Launcher<'_> {
             let _ = sys::pidfd_send_signal(self.service.pidfd.as_fd(), libc::SIGTERM);
         }
         Ok(false)
-    }
-
-    /// Takes what the service half sent; what it breaks, it is ended for.
-    fn receive(&mut self) -> Result<Next, Error> {
-        loop {
-            let (bytes, descriptors) = match receive_datagram(self.socket.as_fd()) {
-                Ok(Some(message)) => message,
-                // It closed its end, or is dead: its life tells.
-                Ok(None) => return self.wait_for_service(),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(Next::Continue),
-                    io::ErrorKind::Interrupted => continue,
-                    io::ErrorKind::ConnectionReset => return self.wait_for_service(),
-                    _ => {
-                        return Err(Error::Launcher {
-                            step: "receive",
-                            source: error,
-                        });
-                    }
-                },
-            };
-            let request = Request::decode(&bytes).map_err(|error| Error::Launcher {
-                step: "understand the service half",
-                source: io::Error::new(io::ErrorKind::InvalidData, error),
-            })?;
-            self.accept(request, descriptors);
-        }
-    }
-
-    /// Without its socket the service half is of no use: it is given the time
-    /// to leave by itself and no more.
-    fn wait_for_service(&self) -> Result<Next, Error> {
-        let life = PollFd::new(self.service.pidfd.as_fd(), PollFlags::POLLIN);
-        poll(&mut [life], PollTimeout::from(1000_u16)).map_err(failed("poll"))?;
-        Ok(Next::End)
-    }
-
-    fn accept(&mut self, request: Request, descriptors: Vec<OwnedFd>) {
-        let reject = |(step, detail, errno): Rejection| Failure {
-            kind: FailureKind::Request,
-            step: step.to_owned(),
-            errno: errno as i32,
-            detail,
-        };
-        match request {
-            Request::Run { id, length } => {
-                let memory = descriptors.into_iter().next();
-                let order = match memory {
-                    _ if self.is_running(id) => {
-                        Err(("run", "the id is in use".to_owned(), Errno::EEXIST))
-                    }
-                    None => Err(("read the request", String::new(), Errno::EBADF)),
-                    Some(memory) => Order::new(id, length, memory),
-                };
-                match order {
-                    Ok(order) => self.orders.push_back(order),
-                    Err(rejection) => self.fail(id, reject(rejection)),
-                }
-            }
-            Request::Kill { id } => self.kill(id),
-            Request::Reclaim { id, path } => {
-                let helper = open(&path).and_then(|directory| {
-                    Helper::reclaim(id, directory.as_fd(), self.shared.plan.host_ids)
-                        .map_err(|errno| ("start a helper", text(&path), errno))
-                });
-                match helper {
-                    Ok(helper) => self.helpers.push(helper),
-                    Err(rejection) => self.fail(id, reject(rejection)),
-                }
-            }
-            Request::CheckPath { id, path } => match check(&path) {
-                Ok(()) => self.replies.push_back(Reply::Checked { id }),
-                Err(rejection) => self.fail(id, reject(rejection)),
-            },
-        }
-    }
-
-    fn is_running(&self, id: u64) -> bool {
-        self.orders.iter().any(|order| order.id == id)
-            || self
-                .sandboxes
-                .iter()
-                .any(|s| matches!(&s.state, State::Running(running) if running.id == id))
-    }
-
-    fn fail(&mut self, id: u64, failure: Failure) {
-        self.replies.push_back(Reply::Failed { id, failure });
-    }
-
-    fn kill(&mut self, id: u64) {
-        if let Some(waiting) = self.orders.iter().position(|order| order.id == id) {
-            self.orders.remove(waiting);
-            self.replies.push_back(Reply::Done(Done {
-                id,
-                end: End::Killed,
-                usage: Default::default(),
-                duration: Duration::ZERO,
-            }));
-        }
-        for sandbox in &mut self.sandboxes {
-            if let State::Running(running) = &mut sandbox.state
-                && running.id == id
-                && running.killed.is_none()
-            {
-                running.killed = Some(End::Killed);
-                sandbox.kill();
-            }
-        }
     }
 
     fn enforce_deadlines(&mut self) {
@@ -432,37 +316,50 @@ impl Launcher<'_> {
         }
     }
 
-    /// A sandbox's init is dead: reaps it, and answers its run.
+    /// Takes a report; when it says that all but init is dead and reaped, the
+    /// run is answered. Init itself takes longer to leave (the kernel takes its
+    /// mounts down), and nothing of the command's is in it.
+    fn take_report(&mut self, index: usize) {
+        let Some(sandbox) = self.sandboxes.get_mut(index) else {
+            return;
+        };
+        sandbox.take_report();
+        if let Some(Report::Ended { status, usage }) = sandbox.last
+            && let State::Running(running) = &mut sandbox.state
+        {
+            running.clean();
+            self.replies.push_back(running.done(end(status), usage));
+            sandbox.state = State::Leaving;
+        }
+    }
+
+    /// A sandbox's init is dead: reaps it, and answers its run if need be.
     fn reap(&mut self, mut sandbox: Sandbox) -> Result<(), Error> {
         while sandbox.take_report() {}
         let (_, usage) = sys::wait_with_usage(sandbox.pid).map_err(failed("reap a sandbox"))?;
         self.ids.give_back(sandbox.host_id);
         let reported = sandbox.last.take();
-        let State::Running(mut running) = sandbox.state else {
-            let failure = match reported {
-                Some(Report::Failed(failure)) => Some(failure),
-                _ => None,
-            };
-            return self.not_prepared(failure);
+        let mut running = match sandbox.state {
+            State::Running(running) => running,
+            State::Leaving => return Ok(()),
+            State::Preparing | State::Ready => {
+                let failure = match reported {
+                    Some(Report::Failed(failure)) => Some(failure),
+                    _ => None,
+                };
+                return self.not_prepared(failure);
+            }
         };
         running.clean();
         let id = running.id;
-        let done = |end, usage| {
-            Reply::Done(Done {
-                id,
-                end,
-                usage,
-                duration: running.started.elapsed(),
-            })
-        };
         let reply = match (reported, running.killed) {
-            (Some(Report::Ended { status, usage }), _) => done(end(status), usage),
+            (Some(Report::Ended { status, usage }), _) => running.done(end(status), usage),
             (Some(Report::Failed(step)), _) => Reply::Failed {
                 id,
                 failure: self.failure(&step, &running),
             },
             // Init's own use is in it, since it could not say what it was.
-            (_, Some(end)) => done(end, limits::usage(&usage)),
+            (_, Some(end)) => running.done(end, limits::usage(&usage)),
             (_, None) => Reply::Failed {
                 id,
                 failure: Failure {
@@ -511,7 +408,7 @@ impl Launcher<'_> {
     }
 
     fn failure(&self, failed: &StepFailure, running: &Running) -> Failure {
-        use crate::plan::Step;
+        use crate::step::Step;
         let step = self.shared.plan.steps(failed.phase).get(failed.step);
         let of_command = failed.phase == Phase::Command
             && step.is_some_and(|step| is_fault_of_command(step, failed.errno));
@@ -574,49 +471,6 @@ impl Launcher<'_> {
     }
 }
 
-/// What `poll(2)` found.
-#[derive(Default)]
-struct Events {
-    socket: bool,
-    service: bool,
-    signals: bool,
-    reports: Vec<usize>,
-    deaths: Vec<usize>,
-    helpers: Vec<usize>,
-}
-
-/// What a polled descriptor belongs to; sandboxes and helpers by index.
-enum Source {
-    Socket,
-    Service,
-    Signals,
-    Report(usize),
-    Death(usize),
-    Helper(usize),
-}
-
-impl Events {
-    fn add(&mut self, source: Source) {
-        match source {
-            Source::Socket => self.socket = true,
-            Source::Service => self.service = true,
-            Source::Signals => self.signals = true,
-            Source::Report(index) => self.reports.push(index),
-            Source::Death(index) => self.deaths.push(index),
-            Source::Helper(index) => self.helpers.push(index),
-        }
-    }
-
-    fn none(&self) -> bool {
-        !self.socket
-            && !self.service
-            && !self.signals
-            && self.reports.is_empty()
-            && self.deaths.is_empty()
-            && self.helpers.is_empty()
-    }
-}
-
 fn failed(step: &'static str) -> impl Fn(Errno) -> Error {
     move |errno| Error::Launcher {
         step,
@@ -630,25 +484,4 @@ fn end(status: libc::c_int) -> End {
     } else {
         End::Exited(libc::WEXITSTATUS(status))
     }
-}
-
-fn text(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
-}
-
-fn build() -> Result<OwnedFd, Rejection> {
-    paths::open_place(base::BUILD)
-        .map_err(|errno| ("open the build directory", String::new(), errno))
-}
-
-fn open(path: &[u8]) -> Result<OwnedFd, Rejection> {
-    let reject = |errno| ("open a directory", text(path), errno);
-    let relative = Relative::new(path).map_err(reject)?;
-    paths::open_directory(build()?.as_fd(), &relative).map_err(reject)
-}
-
-fn check(path: &[u8]) -> Result<(), Rejection> {
-    let reject = |errno| ("look for a path", text(path), errno);
-    let relative = Relative::new(path).map_err(reject)?;
-    paths::check(build()?.as_fd(), &relative).map_err(reject)
 }
