@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use daemon::Shutdown;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Channel;
 
@@ -23,6 +24,8 @@ pub struct Front {
     /// Whether clients may write the action cache. They need not for remote
     /// execution, and whoever may can make others' builds take what they wrote.
     pub allow_action_cache_updates: bool,
+    /// Ends the streams of executions that are under way.
+    pub shutdown: Shutdown,
 }
 
 impl Front {
@@ -36,7 +39,7 @@ impl Front {
             self.scheduler.clone(),
         );
         if let Some(scheduler) = self.scheduler {
-            let (execution, operations) = ExecutionForwarder::servers(scheduler);
+            let (execution, operations) = ExecutionForwarder::servers(scheduler, self.shutdown);
             routes.add_service(execution).add_service(operations);
         }
         routes.routes()

@@ -6,8 +6,6 @@
 //! clients use. [`program`] is the storage daemon, made of all of these.
 
 #![forbid(unsafe_code)]
-// A digest is 80 bytes and errors name two of them; they are rare enough to be moved.
-#![allow(clippy::result_large_err)]
 
 pub mod client;
 pub mod complete;

@@ -41,6 +41,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         actions: actions.clone(),
         scheduler,
         allow_action_cache_updates: config.allow_client_action_cache_updates,
+        shutdown: shutdown.clone(),
     }
     .routes();
     let internal = internal_routes(blobs, actions);

@@ -23,7 +23,7 @@ const LAST: u64 = ROUNDS - 1;
 
 /// Mostly small, every sixteenth streamed.
 fn size(number: u64) -> usize {
-    if number % 16 == 0 {
+    if number.is_multiple_of(16) {
         (100 << 10) + number as usize
     } else {
         1 + (number as usize * 37) % 5000

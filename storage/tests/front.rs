@@ -7,6 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Server, Subject, sha256};
+use daemon::Shutdown;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use proto::wire::longrunning::operations_client::OperationsClient;
@@ -96,19 +97,20 @@ impl Capabilities for Scheduler {
     }
 }
 
-async fn front(scheduler: Channel) -> (Subject, Server) {
+async fn front(scheduler: Channel, shutdown: Shutdown) -> (Subject, Server) {
     let subject = Subject::embedded().await;
     let front = Front {
         blobs: subject.blobs.clone(),
         actions: subject.actions.clone(),
         scheduler: Some(scheduler),
         allow_action_cache_updates: false,
+        shutdown,
     };
     let server = Server::start(front.routes()).await;
     (subject, server)
 }
 
-async fn farm() -> (Subject, Server, Server, mpsc::UnboundedReceiver<()>) {
+async fn farm(shutdown: Shutdown) -> (Subject, Server, Server, mpsc::UnboundedReceiver<()>) {
     let (gone, told) = mpsc::unbounded_channel();
     let scheduler = Scheduler { gone };
     let mut routes = RoutesBuilder::default();
@@ -116,13 +118,13 @@ async fn farm() -> (Subject, Server, Server, mpsc::UnboundedReceiver<()>) {
         .add_service(ExecutionServer::new(scheduler.clone()))
         .add_service(CapabilitiesServer::new(scheduler));
     let scheduler = Server::start(routes.routes()).await;
-    let (subject, front) = front(scheduler.channel.clone()).await;
+    let (subject, front) = front(scheduler.channel.clone(), shutdown).await;
     (subject, scheduler, front, told)
 }
 
 #[tokio::test]
 async fn execution_is_passed_on_and_ends_with_the_client() {
-    let (_subject, _scheduler, front, mut gone) = farm().await;
+    let (_subject, _scheduler, front, mut gone) = farm(Shutdown::new()).await;
     let mut client = ExecutionClient::new(front.channel.clone());
     let mut request = Request::new(ExecuteRequest {
         instance_name: "some/instance".into(),
@@ -156,7 +158,7 @@ async fn execution_is_passed_on_and_ends_with_the_client() {
 
 #[tokio::test]
 async fn capabilities_are_the_storages_and_the_schedulers() {
-    let (_subject, _scheduler, front, _gone) = farm().await;
+    let (_subject, _scheduler, front, _gone) = farm(Shutdown::new()).await;
     let mut client = CapabilitiesClient::new(front.channel.clone());
     let merged = client
         .get_capabilities(GetCapabilitiesRequest::default())
@@ -178,7 +180,7 @@ async fn capabilities_are_the_storages_and_the_schedulers() {
 async fn a_scheduler_that_is_away_is_unavailable_and_storage_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let nobody = daemon::Address::Unix(folder.path().join("nobody"));
-    let (_subject, front) = front(daemon::connect(&nobody).unwrap()).await;
+    let (_subject, front) = front(daemon::connect(&nobody).unwrap(), Shutdown::new()).await;
     let mut capabilities = CapabilitiesClient::new(front.channel.clone());
     let status = capabilities
         .get_capabilities(GetCapabilitiesRequest::default())
@@ -199,4 +201,20 @@ async fn a_scheduler_that_is_away_is_unavailable_and_storage_is_not() {
         .await
         .unwrap();
     assert_eq!(missing, [sha256(b"x")]);
+}
+
+#[tokio::test]
+async fn a_front_that_stops_tells_those_who_wait() {
+    let shutdown = Shutdown::new();
+    let (_subject, _scheduler, front, mut gone) = farm(shutdown.clone()).await;
+    let mut client = ExecutionClient::new(front.channel.clone());
+    let mut request = Request::new(ExecuteRequest::default());
+    let metadata = request.metadata_mut();
+    metadata.insert_bin(METADATA, MetadataValue::from_bytes(b"who"));
+    let mut operations = client.execute(request).await.unwrap().into_inner();
+    operations.message().await.unwrap().unwrap();
+    shutdown.cancel();
+    let status = operations.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    gone.recv().await.unwrap();
 }

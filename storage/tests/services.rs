@@ -35,6 +35,7 @@ async fn front() -> (Subject, Server) {
         actions: subject.actions.clone(),
         scheduler: None,
         allow_action_cache_updates: false,
+        shutdown: daemon::Shutdown::new(),
     };
     let server = Server::start(front.routes()).await;
     (subject, server)

@@ -47,3 +47,55 @@ pub fn classify(status: Status) -> Status {
     }
     status
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    async fn attempts(answers: impl Fn(u32) -> Result<u32, Status>) -> (u32, Result<u32, Status>) {
+        let made = Cell::new(0);
+        let answer = retry(|| {
+            made.set(made.get() + 1);
+            std::future::ready(answers(made.get()))
+        })
+        .await;
+        (made.get(), answer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_unavailable_is_tried_again_a_few_times() {
+        let (made, answer) = attempts(Ok).await;
+        assert_eq!((made, answer.unwrap()), (1, 1));
+        let away = |made| match made {
+            3 => Ok(made),
+            _ => Err(Status::unavailable("away")),
+        };
+        let (made, answer) = attempts(away).await;
+        assert_eq!((made, answer.unwrap()), (3, 3));
+        let begun = tokio::time::Instant::now();
+        let (made, answer) = attempts(|_| Err(Status::unavailable("away"))).await;
+        assert_eq!(
+            (made, answer.unwrap_err().code()),
+            (ATTEMPTS, Code::Unavailable)
+        );
+        // 25 + 75 + 225 + 675 ms, each half to one and a half of it.
+        let waited = begun.elapsed().as_millis();
+        assert!((500..=1500).contains(&waited), "{waited}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_peer_refused_is_not() {
+        for code in [Code::NotFound, Code::Internal, Code::Unknown] {
+            let (made, answer) = attempts(|_| Err(Status::new(code, "no"))).await;
+            assert_eq!((made, answer.unwrap_err().code()), (1, code));
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_is_unavailable() {
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let status = Status::from_error(Box::new(broken));
+        assert_eq!(classify(status).code(), Code::Unavailable);
+    }
+}

@@ -17,13 +17,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::StorageBackend;
 
-/// Whether syncing is left out. Clones share the setting.
+/// How the backend behaves. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Relaxed(Arc<AtomicBool>);
+pub(super) struct Switches {
+    relaxed: Arc<AtomicBool>,
+    /// Every write fails as on a full disk.
+    #[cfg(test)]
+    pub(super) full: Arc<AtomicBool>,
+}
 
-impl Relaxed {
-    pub(super) fn set(&self, relaxed: bool) {
-        self.0.store(relaxed, Ordering::SeqCst);
+impl Switches {
+    /// Whether syncing is left out.
+    pub(super) fn relax(&self, relaxed: bool) {
+        self.relaxed.store(relaxed, Ordering::SeqCst);
     }
 }
 
@@ -31,12 +37,12 @@ impl Relaxed {
 #[derive(Debug)]
 pub(super) struct Backend {
     file: File,
-    relaxed: Relaxed,
+    switches: Switches,
 }
 
 impl Backend {
-    pub(super) fn new(file: File, relaxed: Relaxed) -> Self {
-        Self { file, relaxed }
+    pub(super) fn new(file: File, switches: Switches) -> Self {
+        Self { file, switches }
     }
 }
 
@@ -54,13 +60,17 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if self.relaxed.0.load(Ordering::SeqCst) {
+        if self.switches.relaxed.load(Ordering::SeqCst) {
             return Ok(());
         }
         self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if self.switches.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.file.write_all_at(data, offset)
     }
 }

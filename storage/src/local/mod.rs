@@ -12,6 +12,7 @@ mod backend;
 mod blobs;
 mod files;
 mod index;
+mod results;
 mod stream;
 
 pub use actions::Actions;

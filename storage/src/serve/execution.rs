@@ -1,5 +1,6 @@
 //! Execution and Operations, passed on to the scheduler.
 
+use daemon::Shutdown;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::wire::longrunning::operations_client::OperationsClient;
@@ -27,15 +28,22 @@ const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-
 /// streams as they come. A client that goes away ends the call to the scheduler.
 #[derive(Clone)]
 pub struct ExecutionForwarder {
+    shutdown: Shutdown,
     execution: ExecutionClient<Channel>,
     operations: OperationsClient<Channel>,
 }
 
 impl ExecutionForwarder {
-    /// Both services, ready to be added to an endpoint.
+    /// Both services, ready to be added to an endpoint. At `shutdown` the streams
+    /// that are open end with UNAVAILABLE: they can last for hours, and the client
+    /// finds its operations again with WaitExecution.
     #[must_use]
-    pub fn servers(scheduler: Channel) -> (ExecutionServer<Self>, OperationsServer<Self>) {
+    pub fn servers(
+        scheduler: Channel,
+        shutdown: Shutdown,
+    ) -> (ExecutionServer<Self>, OperationsServer<Self>) {
         let forwarder = Self {
+            shutdown,
             // Results can carry standard output and files inline.
             execution: ExecutionClient::new(scheduler.clone())
                 .max_decoding_message_size(MAXIMUM_MESSAGE),
@@ -62,12 +70,24 @@ pub(super) fn forwarded<T>(request: Request<T>) -> Request<T> {
 
 type OperationStream = BoxStream<'static, Result<Operation, Status>>;
 
-fn operations(
-    called: Result<Response<Streaming<Operation>>, Status>,
-) -> Result<Response<OperationStream>, Status> {
-    let stream = called.map_err(classify)?.into_inner();
-    let stream = stream.map(|operation| operation.map_err(classify));
-    Ok(Response::new(stream.boxed()))
+impl ExecutionForwarder {
+    fn operations(
+        &self,
+        called: Result<Response<Streaming<Operation>>, Status>,
+    ) -> Result<Response<OperationStream>, Status> {
+        let stream = called.map_err(classify)?.into_inner();
+        let told = self.shutdown.clone();
+        let cancelled = async move { told.cancelled().await };
+        let shutdown = self.shutdown.clone();
+        let last = futures::stream::once(async move { shutdown.is_cancelled() })
+            .filter(|told| std::future::ready(*told))
+            .map(|_| Err(Status::unavailable("the front is shutting down")));
+        let stream = stream
+            .map(|operation| operation.map_err(classify))
+            .take_until(cancelled)
+            .chain(last);
+        Ok(Response::new(stream.boxed()))
+    }
 }
 
 #[tonic::async_trait]
@@ -78,7 +98,8 @@ impl Execution for ExecutionForwarder {
         &self,
         request: Request<ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
-        operations(self.execution.clone().execute(forwarded(request)).await)
+        let mut execution = self.execution.clone();
+        self.operations(execution.execute(forwarded(request)).await)
     }
 
     type WaitExecutionStream = OperationStream;
@@ -88,7 +109,7 @@ impl Execution for ExecutionForwarder {
         request: Request<WaitExecutionRequest>,
     ) -> Result<Response<OperationStream>, Status> {
         let mut execution = self.execution.clone();
-        operations(execution.wait_execution(forwarded(request)).await)
+        self.operations(execution.wait_execution(forwarded(request)).await)
     }
 }
 
