@@ -114,6 +114,17 @@ pub enum End {
     Killed,
 }
 
+impl End {
+    /// Of a wait status as `waitpid(2)` gives it.
+    pub(crate) fn of(status: libc::c_int) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signaled(libc::WTERMSIG(status))
+        } else {
+            Self::Exited(libc::WEXITSTATUS(status))
+        }
+    }
+}
+
 /// Resources used by the command and all its descendants (`getrusage(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {

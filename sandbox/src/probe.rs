@@ -136,8 +136,8 @@ fn userland() -> Vec<(PathBuf, bool)> {
     found
 }
 
-const CONTAINER: &str = "in a container, run it with a seccomp profile that allows \
-     namespaces and mounts (docs/host.md)";
+const CONTAINER: &str = "in a container, run it with a seccomp profile that also allows clone, \
+     unshare, mount, umount2, pivot_root, open_tree, move_mount, mount_setattr and sethostname";
 
 fn findings(attempts: &Attempts, uid: Uid) -> Vec<Finding> {
     use Feature as F;

@@ -39,6 +39,10 @@ use crate::{base, seccomp, sys};
 /// How long no new sandbox is tried after one failed to be made.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How long after a command was handed over no sandbox is made ahead, while
+/// more than half of the pool is there.
+const QUIET: Duration = Duration::from_millis(2);
+
 /// How many more sandboxes than the pool holds may be on their way out.
 const LEAVING: usize = 16;
 
@@ -58,6 +62,7 @@ struct Launcher<'a> {
     replies: VecDeque<Reply>,
     started: bool,
     stopping: bool,
+    quiet_until: Option<Instant>,
     pause_until: Option<Instant>,
 }
 
@@ -123,6 +128,7 @@ pub(crate) fn run(
         replies: VecDeque::new(),
         started: false,
         stopping: false,
+        quiet_until: None,
         pause_until: None,
     };
     let result = launcher.serve();
@@ -154,10 +160,13 @@ impl Launcher<'_> {
     }
 
     fn wants_sandbox(&mut self) -> bool {
-        if self.pause_until.is_some_and(|until| Instant::now() < until) {
+        let now = Instant::now();
+        // Cleared when over, so that the loop does not wait for them again.
+        self.quiet_until = self.quiet_until.filter(|until| now < *until);
+        self.pause_until = self.pause_until.filter(|until| now < *until);
+        if self.pause_until.is_some() {
             return false;
         }
-        self.pause_until = None;
         let (mut spare, mut leaving) = (0, 0);
         for sandbox in &self.sandboxes {
             match sandbox.state {
@@ -168,7 +177,12 @@ impl Launcher<'_> {
         }
         // Sandboxes must not be made faster than the kernel takes them down.
         let crowded = leaving >= self.pool_size + LEAVING;
-        spare < self.pool_size + self.orders.len() && !crowded && self.ids.any()
+        if spare >= self.pool_size + self.orders.len() || crowded || !self.ids.any() {
+            return false;
+        }
+        // Making one now would contend with the start of the last command.
+        let enough = spare > self.pool_size / 2 && self.orders.is_empty();
+        !(enough && self.quiet_until.is_some())
     }
 
     fn wait(&mut self, only_look: bool) -> Result<Events, Error> {
@@ -201,8 +215,12 @@ impl Launcher<'_> {
             State::Running(running) => running.left(now),
             _ => None,
         });
-        let pause = self.pause_until.map(|u| u.saturating_duration_since(now));
-        match running.chain(pause).min() {
+        let pauses = [self.pause_until, self.quiet_until];
+        let pauses = pauses
+            .into_iter()
+            .flatten()
+            .map(|until| until.saturating_duration_since(now));
+        match running.chain(pauses).min() {
             None => PollTimeout::NONE,
             // Rounded up: waking before the deadline would be for nothing.
             Some(left) => (left + Duration::from_micros(999))
@@ -303,6 +321,7 @@ impl Launcher<'_> {
                     return;
                 };
                 let id = order.id;
+                self.quiet_until = Some(Instant::now() + QUIET);
                 if let Err((step, detail, errno)) = sandbox.run(root, order) {
                     let failure = Failure {
                         kind: FailureKind::Request,
@@ -328,7 +347,7 @@ impl Launcher<'_> {
             && let State::Running(running) = &mut sandbox.state
         {
             running.clean();
-            self.replies.push_back(running.done(end(status), usage));
+            self.replies.push_back(running.done(End::of(status), usage));
             sandbox.state = State::Leaving;
         }
     }
@@ -353,7 +372,7 @@ impl Launcher<'_> {
         running.clean();
         let id = running.id;
         let reply = match (reported, running.killed) {
-            (Some(Report::Ended { status, usage }), _) => running.done(end(status), usage),
+            (Some(Report::Ended { status, usage }), _) => running.done(End::of(status), usage),
             (Some(Report::Failed(step)), _) => Reply::Failed {
                 id,
                 failure: self.failure(&step, &running),
@@ -475,13 +494,5 @@ fn failed(step: &'static str) -> impl Fn(Errno) -> Error {
     move |errno| Error::Launcher {
         step,
         source: errno.into(),
-    }
-}
-
-fn end(status: libc::c_int) -> End {
-    if libc::WIFSIGNALED(status) {
-        End::Signaled(libc::WTERMSIG(status))
-    } else {
-        End::Exited(libc::WEXITSTATUS(status))
     }
 }
