@@ -299,3 +299,110 @@ async fn a_damaged_database_is_begun_anew() {
     let actions = Actions::open(&file, MIB).unwrap();
     assert!(actions.get(root(), action(1)).await.unwrap().is_some());
 }
+
+/// What a power cut leaves: some of the pages that were written last are those of
+/// before, or empty. Whatever is given after that is right.
+#[tokio::test]
+async fn a_database_that_lost_pages_gives_nothing_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("actions");
+    let actions = Actions::open(&file, MIB).unwrap();
+    let update = |number| actions.update(root(), action(number), result(number as usize % 2000));
+    for number in 0..100 {
+        update(number).await.unwrap();
+    }
+    let earlier = fs::read(&file).unwrap();
+    for number in 100..200 {
+        update(number).await.unwrap();
+    }
+    // Not closed: marked as in need of repair.
+    let later = fs::read(&file).unwrap();
+    let (mut kept, mut lost) = (0, 0);
+    for cut in 0..60 {
+        let mut torn = later.clone();
+        let choice = common::bytes(cut, later.len() / 4096);
+        for (at, page) in torn.chunks_mut(4096).enumerate() {
+            // None in the first round, then more and more of them.
+            if u64::from(choice[at % choice.len()]) >= cut {
+                continue;
+            }
+            let from = at * 4096;
+            match earlier.get(from..from + page.len()) {
+                Some(older) if cut % 2 == 0 => page.copy_from_slice(older),
+                _ => page.fill(0),
+            }
+        }
+        let file = folder.path().join(format!("torn-{cut}"));
+        fs::write(&file, torn).unwrap();
+        let torn = Actions::open(&file, MIB).unwrap();
+        for number in 0..200 {
+            match torn.get(root(), action(number)).await.unwrap() {
+                Some(got) => {
+                    assert_eq!(got, result(number as usize % 2000));
+                    kept += 1;
+                }
+                None => lost += 1,
+            }
+        }
+        let updated = torn.update(root(), action(1), result(1)).await;
+        updated.unwrap();
+    }
+    assert!(kept > 200 && lost > 200, "{kept} {lost}");
+}
+
+/// Eviction, writing and reading of the same few blobs, all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn under_contention_what_is_there_is_right_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Blobs::open(
+        folder.path(),
+        Limits {
+            disk: 40 * 4096,
+            memory: 20_000,
+        },
+    )
+    .unwrap();
+    // Sixty small ones and two that are streamed, where about forty blocks fit.
+    let blobs: Vec<(Digest, Bytes)> = (0..62)
+        .map(|seed| blob(seed, if seed < 60 { 1000 } else { 70_000 }))
+        .collect();
+    let lanes = (0..8u64).map(|lane| {
+        let (store, blobs) = (store.clone(), blobs.clone());
+        tokio::spawn(async move {
+            for step in common::bytes(lane, 1500) {
+                let (digest, bytes) = &blobs[usize::from(step) % blobs.len()];
+                if step & 128 == 0 {
+                    let source = stream(bytes, 10_000);
+                    store.write(root(), *digest, source).await.unwrap();
+                } else {
+                    let read = match store.read(root(), *digest, 0, None).await {
+                        Ok(stream) => gather(stream).await,
+                        Err(error) => Err(error),
+                    };
+                    match read {
+                        Ok(read) => assert!(read == *bytes),
+                        Err(Error::NotFound(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        })
+    });
+    for lane in futures::future::join_all(lanes).await {
+        lane.unwrap();
+    }
+    let digests: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
+    let missing = store.find_missing(root(), &digests).await.unwrap();
+    for (digest, bytes) in &blobs {
+        assert_eq!(
+            place(folder.path(), digest).exists(),
+            !missing.contains(digest)
+        );
+        if !missing.contains(digest) {
+            let read = store.read(root(), *digest, 0, None).await.unwrap();
+            assert!(gather(read).await.unwrap() == *bytes);
+        }
+    }
+    assert!(store.size() <= 40 * 4096 && !missing.is_empty());
+    assert_eq!(files_below(&folder.path().join("incoming")), 0);
+}
