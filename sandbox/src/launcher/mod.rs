@@ -18,7 +18,7 @@ use nix::libc;
 use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{geteuid, setgroups};
+use nix::unistd::{geteuid, getppid, setgroups};
 
 use self::events::{Events, Polled, Source};
 use crate::client::send_datagram;
@@ -98,8 +98,18 @@ pub(crate) fn run(
     // Files are created with the modes that are given.
     umask(Mode::empty());
     let arguments = sys::arguments().map_err(start("find the own arguments".to_owned()))?;
+    // Whoever supervises the launcher may have asked that it dies with them; the
+    // kernel forgets that when the launcher enters a user namespace (prctl(2)).
+    let deathsig = nix::sys::prctl::get_pdeathsig().map_err(errno("learn the death signal"))?;
+    let parent = getppid();
     let base = base::make(&plan, &config.build_directory)
         .map_err(|failure| start(failure.step)(failure.error))?;
+    if deathsig.is_some() {
+        nix::sys::prctl::set_pdeathsig(deathsig).map_err(errno("restore the death signal"))?;
+        if getppid() != parent {
+            return Err(errno("follow the supervisor")(Errno::ESRCH));
+        }
+    }
     sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(errno("hide memory"))?;
     let filter = if plan.holds(Protection::Seccomp) {
         seccomp::program().map_err(|error| Error::Start {
