@@ -184,7 +184,10 @@ impl Executor {
 
         stage.send_replace(Stage::UploadingOutputs);
         report.at(Moment::OutputUploadStart);
-        if let Err(error) = self.upload(task, session, &build, &prepared.declared, report).await {
+        if let Err(error) = self
+            .upload(task, session, &build, &prepared.declared, report)
+            .await
+        {
             report.strip_digests();
             report.fail(error);
         }
@@ -199,10 +202,7 @@ impl Executor {
         let services = &*self.services;
         let instance = &task.instance;
         let command = self.messages(task).await?;
-        let tree = services
-            .directories
-            .load(instance, task.input_root)
-            .await?;
+        let tree = services.directories.load(instance, task.input_root).await?;
         let command = match command {
             Some(command) if tree.missing.is_empty() => command,
             other => return Err(self.missing(task, other.is_none(), tree).await?),
@@ -387,7 +387,9 @@ impl Executor {
                 .update(&task.instance, task.digest, report.result.clone())
                 .await;
             if let Err(error) = stored {
-                report.fail(Error::storage("storing the result in the action cache")(error));
+                report.fail(Error::storage("storing the result in the action cache")(
+                    error,
+                ));
                 return;
             }
             ("action", task.digest)

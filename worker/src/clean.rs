@@ -156,10 +156,10 @@ fn remove_entry(
     depth: usize,
     aside: &mut dyn FnMut(BorrowedFd<'_>, &CStr) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
-        let is_directory = match kind {
-            Some(kind) => kind == Kind::Directory,
-            None => Kind::of(&files::stat_at(directory, entry)?) == Kind::Directory,
-        };
+    let is_directory = match kind {
+        Some(kind) => kind == Kind::Directory,
+        None => Kind::of(&files::stat_at(directory, entry)?) == Kind::Directory,
+    };
     if !is_directory {
         return match unlinkat(directory, entry, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -213,8 +213,9 @@ mod tests {
         removed(|tree| {
             std::fs::create_dir(tree).unwrap();
             let mut at = files::open_configured(tree).unwrap();
-            for _ in 0..3000 {
-                at = files::make_directory(&at, "deep", 0o755).unwrap();
+            let name = "n".repeat(200);
+            for _ in 0..4 * DEPTH {
+                at = files::make_directory(&at, &name, 0o755).unwrap();
             }
         });
     }
@@ -225,7 +226,7 @@ mod tests {
             std::fs::create_dir_all(tree.join("a/b")).unwrap();
             std::fs::write(tree.join("a/b/file"), "x").unwrap();
             std::os::unix::fs::symlink("/", tree.join("a/link")).unwrap();
-            let none = std::fs::Permissions::from_mode(0);
+            let none = std::fs::Permissions::from_mode(0o000);
             std::fs::set_permissions(tree.join("a/b"), none.clone()).unwrap();
             std::fs::set_permissions(tree.join("a"), none).unwrap();
         });

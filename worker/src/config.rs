@@ -265,9 +265,7 @@ mod tests {
     fn contradictions_are_refused_by_key() {
         let refused = |runners: &str| config(runners).slots().unwrap_err().to_string();
         assert!(refused("[]").contains("runners"));
-        assert!(
-            refused(r#"[{"endpoint": "unix:/r", "concurrency": 0}]"#).contains("concurrency")
-        );
+        assert!(refused(r#"[{"endpoint": "unix:/r", "concurrency": 0}]"#).contains("concurrency"));
         assert!(
             refused(r#"[{"endpoint": "unix:/r", "instance_name_prefix": "/"}]"#)
                 .contains("instance_name_prefix")

@@ -82,7 +82,8 @@ impl Directories {
             source,
         })?;
         let directory = Arc::new(validate(digest, &message)?);
-        let weight = 256 + 192 * (message.files.len() + message.directories.len()) as u64
+        let weight = 256
+            + 192 * (message.files.len() + message.directories.len()) as u64
             + message
                 .symlinks
                 .iter()

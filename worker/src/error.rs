@@ -71,7 +71,9 @@ pub enum Error {
         source: Errno,
     },
     /// An input has the name of a directory that must exist.
-    #[error("{path:?} must be a directory for the outputs below it, but the input root has a file or symbolic link there")]
+    #[error(
+        "{path:?} must be a directory for the outputs below it, but the input root has a file or symbolic link there"
+    )]
     InTheWay {
         /// The path in the input root.
         path: String,
@@ -145,7 +147,10 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: a failed operation on one of the worker's files.
-    pub(crate) fn file(operation: &'static str, path: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+    pub(crate) fn file(
+        operation: &'static str,
+        path: impl Into<String>,
+    ) -> impl FnOnce(Errno) -> Self {
         let path = path.into();
         move |source| Self::File {
             operation,
@@ -193,6 +198,7 @@ impl From<Error> for Status {
             | Error::Digest { .. }
             | Error::Directory { .. }
             | Error::InTheWay { .. }
+            | Error::InstanceName(_)
             | Error::Malformed(_)
             | Error::Output { .. }
             | Error::Path { .. } => Code::InvalidArgument,
@@ -209,7 +215,6 @@ impl From<Error> for Status {
             | Error::Configuration { .. }
             | Error::Denied { .. }
             | Error::File { .. }
-            | Error::InstanceName(_)
             | Error::Internal(_) => Code::Internal,
         };
         Self::new(code, error.to_string())

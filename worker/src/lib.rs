@@ -32,6 +32,8 @@ mod session;
 mod slot;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use config::Config;

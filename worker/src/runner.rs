@@ -29,6 +29,10 @@ use crate::Error;
 /// it is taken for stuck.
 const GRACE: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a runner may take to answer what needs no command.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long it may take to open up or remove what a large action left.
+const RECLAIM: Duration = Duration::from_secs(600);
 
 /// One command for a runner.
 pub(crate) struct Command {
@@ -78,12 +82,16 @@ impl Runner {
     /// It cannot be reached, or fails.
     pub(crate) async fn connect(address: &Address) -> Result<Self, Error> {
         let lost = Arc::new(AtomicBool::new(false));
-        let channel = connect(address, &lost).await?;
-        let description = RunnerExtensionClient::new(channel.clone())
-            .describe(())
-            .await;
-        let description = match description {
-            Ok(response) => Some(response.into_inner()),
+        let channel = tokio::time::timeout(CONNECT, connect(address, &lost))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::Runner(Status::unavailable(format!(
+                    "{address} does not answer"
+                ))))
+            })?;
+        let mut client = RunnerExtensionClient::new(channel.clone());
+        let description = match within(ANSWER, client.describe(())).await {
+            Ok(response) => Some(response),
             Err(status) if status.code() == Code::Unimplemented => None,
             Err(status) => return Err(Error::Runner(status)),
         };
@@ -111,20 +119,21 @@ impl Runner {
     }
 
     /// Whether a call failed because the runner is away, rather than because of
-    /// what was asked.
+    /// what was asked: a status with a source was not sent by it.
     pub(crate) fn is_away(status: &Status) -> bool {
-        status.code() == Code::Unavailable
+        status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
     }
 
     /// Asks whether it can run commands.
     pub(crate) async fn check_readiness(&self) -> Result<(), Error> {
-        RunnerClient::new(self.channel.clone())
-            .check_readiness(CheckReadinessRequest {
-                path: String::new(),
-            })
-            .await
-            .map(drop)
-            .map_err(Error::Runner)
+        let mut client = RunnerClient::new(self.channel.clone());
+        let path = String::new();
+        within(
+            ANSWER,
+            client.check_readiness(CheckReadinessRequest { path }),
+        )
+        .await
+        .map_err(Error::Runner)
     }
 
     /// Runs a command to its end. Dropping the future kills it.
@@ -133,11 +142,19 @@ impl Runner {
     /// What the runner answers: INVALID_ARGUMENT when the command cannot be
     /// executed. A timeout is no error.
     pub(crate) async fn run(&self, command: Command) -> Result<Ran, Status> {
-        if self.description.is_some() {
+        let ran = if self.description.is_some() {
             self.run_extended(command).await
         } else {
             self.run_plain(command).await
-        }
+        };
+        ran.map_err(|status| {
+            if Self::is_away(&status) {
+                let reason = status.message();
+                Status::unavailable(format!("lost while the command ran: {reason}"))
+            } else {
+                status
+            }
+        })
     }
 
     async fn run_extended(&self, command: Command) -> Result<Ran, Status> {
@@ -237,20 +254,33 @@ impl Runner {
                 "the runner does not offer hayloft.runner.v1",
             )));
         }
-        RunnerExtensionClient::new(self.channel.clone())
-            .reclaim(ReclaimRequest { path: path.into() })
+        let mut client = RunnerExtensionClient::new(self.channel.clone());
+        let path = path.into();
+        within(RECLAIM, client.reclaim(ReclaimRequest { path }))
             .await
-            .map(drop)
             .map_err(Error::Runner)
     }
+}
+
+/// The answer to a call, if it comes in time.
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    tokio::time::timeout(limit, call)
+        .await
+        .unwrap_or_else(|_| Err(Status::unavailable("the runner does not answer")))
+        .map(tonic::Response::into_inner)
 }
 
 /// A channel over one connection that is made now and never again.
 async fn connect(address: &Address, lost: &Arc<AtomicBool>) -> Result<Channel, Error> {
     // The address is the connector's business; HTTP/2 only wants some authority.
-    let endpoint = Endpoint::from_static("http://runner").connect_timeout(CONNECT);
+    let endpoint = Endpoint::from_static("http://runner");
     let away = |error: &dyn std::fmt::Display| {
-        Error::Runner(Status::unavailable(format!("cannot reach {address}: {error}")))
+        Error::Runner(Status::unavailable(format!(
+            "cannot reach {address}: {error}"
+        )))
     };
     let channel = match address {
         Address::Unix(path) => {
@@ -284,7 +314,9 @@ where
     endpoint
         .connect_with_connector(tower::service_fn(move |_| {
             let stream = once.take().map(TokioIo::new);
-            std::future::ready(stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)))
+            std::future::ready(
+                stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)),
+            )
         }))
         .await
 }
@@ -326,7 +358,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

@@ -43,6 +43,16 @@ impl Sessions {
         }
     }
 
+    /// Whether there is a session over a connection that is not lost, as far as
+    /// can be told without waiting.
+    pub(crate) fn is_present(&self) -> bool {
+        self.current.try_lock().is_ok_and(|current| {
+            current
+                .as_ref()
+                .is_some_and(|session| !session.runner.is_lost())
+        })
+    }
+
     /// The session over the present connection. Where there is none, or it was
     /// lost, connects and probes the runner's seal: another program may answer
     /// now.

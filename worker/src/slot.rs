@@ -79,12 +79,17 @@ impl Slot {
         let mut doubtful = false;
         loop {
             let stopping = shutdown.is_cancelled();
-            let mut busy = doubtful && matches!(state, State::Completed(..));
-            if !stopping && !busy {
-                match self.ready(doubtful).await {
+            // A result is delivered at once, but with no wish for more work while
+            // the runner's health is in doubt.
+            let result = matches!(state, State::Completed(..));
+            let busy = result && (doubtful || !self.sessions.is_present());
+            if !stopping && !result {
+                let ready = tokio::select! {
+                    ready = self.ready(doubtful) => ready,
+                    () = shutdown.cancelled() => continue,
+                };
+                match ready {
                     Ok(()) => doubtful = false,
-                    // A result is delivered all the same.
-                    Err(_) if matches!(state, State::Completed(..)) => busy = true,
                     Err(error) => {
                         let pause = retries.pause();
                         tracing::warn!(%error, ?pause, "runner is not ready");

@@ -280,7 +280,8 @@ impl FileCache {
 
     fn link_once(&self, file: &str, directory: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
         #[cfg(test)]
-        if files::stat_at(&self.directory, file)?.st_nlink >= self.link_limit.load(Ordering::Relaxed)
+        if files::stat_at(&self.directory, file)?.st_nlink
+            >= self.link_limit.load(Ordering::Relaxed)
         {
             return Err(Errno::EMLINK);
         }
@@ -348,11 +349,8 @@ fn classify(result: Result<(), Errno>) -> Result<(), LinkError> {
 }
 
 fn create(directory: BorrowedFd<'_>, name: &str) -> Result<File, Errno> {
-    let flags = OFlag::O_WRONLY
-        | OFlag::O_CREAT
-        | OFlag::O_EXCL
-        | OFlag::O_NOFOLLOW
-        | OFlag::O_CLOEXEC;
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
 }
 

@@ -22,7 +22,11 @@ impl Key {
     #[must_use]
     pub fn file_name(&self) -> String {
         let sign = if self.executable { '+' } else { '-' };
-        format!("{}-{}{sign}x", self.digest.function().to_wire(), self.digest)
+        format!(
+            "{}-{}{sign}x",
+            self.digest.function().to_wire(),
+            self.digest
+        )
     }
 
     /// The inverse of [`Self::file_name`].

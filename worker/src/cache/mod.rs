@@ -17,3 +17,6 @@ mod restart;
 
 pub use file_cache::{FileCache, Limits, LinkError, Pins};
 pub use index::Key;
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,8 @@ impl FileCache {
         let incoming = files::ensure_directory(&directory, INCOMING)
             .and_then(|incoming| empty(&incoming).map(|()| incoming))
             .map_err(Error::file("empty", format!("{shown}/{INCOMING}")))?;
-        let order = take_index(&directory).map_err(Error::file("read", format!("{shown}/{INDEX}")))?;
+        let order =
+            take_index(&directory).map_err(Error::file("read", format!("{shown}/{INDEX}")))?;
         let index = scan(&directory, &order).map_err(Error::file("scan", &shown))?;
         if index.count() > 0 {
             tracing::info!(
@@ -144,7 +145,10 @@ fn scan(directory: &OwnedFd, order: &[Key]) -> Result<Index, Errno> {
         if as_made(&key, &stat, owner) {
             good.insert(key, u64::try_from(stat.st_blocks).unwrap_or(0) * 512);
         } else {
-            tracing::warn!(file = key.file_name(), "cached file was changed, removing it");
+            tracing::warn!(
+                file = key.file_name(),
+                "cached file was changed, removing it"
+            );
             unlinkat(directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
         }
     }

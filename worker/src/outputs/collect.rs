@@ -81,7 +81,7 @@ pub(crate) async fn collect(
 ) -> Result<Collected, Error> {
     let (build, declared) = (Arc::clone(build), Arc::clone(declared));
     let walking = tokio::task::spawn_blocking(move || {
-        let mut reader = Reader {
+        let reader = Reader {
             function,
             kept: 0,
             open: 0,

@@ -74,13 +74,10 @@ pub(crate) struct Budget {
 
 impl Budget {
     fn spend(&mut self, entries: usize) -> Result<(), Error> {
-        self.left = self
-            .left
-            .checked_sub(entries)
-            .ok_or_else(|| Error::Limit {
-                what: "number of files in the action's outputs".into(),
-                limit: self.limit as u64,
-            })?;
+        self.left = self.left.checked_sub(entries).ok_or_else(|| Error::Limit {
+            what: "number of files in the action's outputs".into(),
+            limit: self.limit as u64,
+        })?;
         Ok(())
     }
 }
@@ -169,12 +166,9 @@ pub(crate) fn walk(
         let parents: Arc<[String]> = path(&tree, place, top);
         let shown = parents.join("/");
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
-        let directory = files::open_beneath(
-            root.as_fd(),
-            parents.iter().map(String::as_str),
-            flags,
-        )
-        .map_err(|source| denied(source, shown.clone()))?;
+        let directory =
+            files::open_beneath(root.as_fd(), parents.iter().map(String::as_str), flags)
+                .map_err(|source| denied(source, shown.clone()))?;
         let mut entries = files::entries(&directory, budget.left)
             .map_err(Error::file("read directory", &shown))?;
         budget.spend(entries.len())?;

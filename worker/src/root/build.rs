@@ -57,6 +57,10 @@ pub(crate) async fn build(
     target: Arc<BuildDirectory>,
     how: Materialise,
 ) -> Result<Option<Pins>, Error> {
+    // The root alone is there already.
+    if plan.entries <= 1 {
+        return Ok(None);
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let all = Pass {
         directories: true,
@@ -227,8 +231,7 @@ fn retry(
     let mut vanished = Vec::new();
     for file in files {
         let path = || format!("{}/{}", shown(plan, file.directory), file.name);
-        let directory =
-            open(plan, target, file.directory).map_err(Error::file("open", path()))?;
+        let directory = open(plan, target, file.directory).map_err(Error::file("open", path()))?;
         match put(cache, &file.key, &directory, &file.name, how) {
             Ok(()) => {}
             Err(LinkError::Vanished) => vanished.push(file),

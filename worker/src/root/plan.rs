@@ -76,9 +76,9 @@ impl Plan {
                 }
             }
             for (child, below) in &needed.0 {
-                let known = content.as_ref().map_or(Kind::Absent, |directory| {
-                    kind(directory, child)
-                });
+                let known = content
+                    .as_ref()
+                    .map_or(Kind::Absent, |directory| kind(directory, child));
                 match known {
                     Kind::Directory => {}
                     Kind::Absent => stack.push((place, Some(child.clone()), None, below)),
@@ -151,8 +151,14 @@ fn kind(directory: &Directory, name: &Component) -> Kind {
         .is_ok()
     {
         Kind::Directory
-    } else if directory.files.binary_search_by(|file| by(&file.name)).is_ok()
-        || directory.symlinks.binary_search_by(|(entry, _)| by(entry)).is_ok()
+    } else if directory
+        .files
+        .binary_search_by(|file| by(&file.name))
+        .is_ok()
+        || directory
+            .symlinks
+            .binary_search_by(|(entry, _)| by(entry))
+            .is_ok()
     {
         Kind::Other
     } else {

@@ -1,0 +1,14 @@
+//! Peers in process: storage in memory, a scheduler and a runner as servers, and
+//! a worker between them.
+
+mod farm;
+mod input;
+mod runner;
+mod scheduler;
+mod storage;
+
+pub(crate) use farm::Farm;
+pub(crate) use input::{Input, digest};
+pub(crate) use runner::{FakeRunner, Manners};
+pub(crate) use scheduler::FakeScheduler;
+pub(crate) use storage::FakeStorage;

@@ -1,0 +1,7 @@
+//! Whole actions through a worker between fake peers.
+
+mod execution;
+mod inputs;
+mod outputs;
+mod seal;
+mod slot;

@@ -1,0 +1,150 @@
+//! The conversation with the scheduler.
+
+use proto::wire::remoteworker::desired_state::WorkerState;
+use tonic::Code;
+
+use super::execution::code;
+use crate::testing::{Farm, Input, Manners, digest};
+
+#[tokio::test]
+async fn a_short_action_costs_one_call() {
+    let mut farm = Farm::new(Manners::default()).await;
+    for salt in ["1", "2", "3"] {
+        let input = Input::script(&format!(": {salt}"));
+        farm.execute(input).await;
+    }
+    // The first action may be long to start on a busy machine; what counts is
+    // that nothing is said twice and that results bring the next action.
+    let mut heard = Vec::new();
+    while heard.iter().filter(|said| *said == "completed").count() < 3 {
+        heard.push(farm.heard.recv().await.unwrap());
+    }
+    assert_eq!(heard[0], "idle");
+    assert_eq!(heard.iter().filter(|said| *said == "idle").count(), 1);
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn stages_that_last_are_told() {
+    let mut farm = Farm::new(Manners::default()).await;
+    // The command goes on until it is seen to run.
+    let path = farm.path("seen");
+    let script = format!("until [ -e {} ]; do :; done", path.display());
+    let task = Input::script(&script).store(&farm.storage);
+    farm.scheduler.hand_out(task);
+    while farm.heard.recv().await.unwrap() != "running" {}
+    std::fs::write(path, "").unwrap();
+    assert_eq!(code(&farm.completed().await), Code::Ok);
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn an_action_that_is_no_longer_wanted_is_killed_and_cleaned() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let task = Input::script("while :; do :; done").store(&farm.storage);
+    let idle = WorkerState::Idle(());
+    farm.scheduler.instead.lock().unwrap().push_back(idle);
+    farm.scheduler.hand_out(task);
+    // Nothing is reported of it, and the next one is taken.
+    let response = farm.execute(Input::script("echo next")).await;
+    let stdout = response.result.unwrap().stdout_digest;
+    assert_eq!(stdout, Some(digest(b"next\n").to_wire()));
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn another_action_can_take_the_place_of_the_present_one() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let first = Input::script("while :; do :; done").store(&farm.storage);
+    let second = Input::script("echo instead").store(&farm.storage);
+    let instead = WorkerState::Executing(second);
+    farm.scheduler.instead.lock().unwrap().push_back(instead);
+    let response = farm.execute_task(first).await;
+    let stdout = response.result.unwrap().stdout_digest;
+    assert_eq!(stdout, Some(digest(b"instead\n").to_wire()));
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_told_to_stop_finishes_delivers_and_leaves() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let path = farm.path("stopping");
+    let script = format!("until [ -e {} ]; do :; done; echo done", path.display());
+    let task = Input::script(&script).store(&farm.storage);
+    farm.scheduler.hand_out(task);
+    while farm.heard.recv().await.unwrap() != "running" {}
+    farm.shutdown.cancel();
+    std::fs::write(path, "").unwrap();
+    let response = farm.completed().await;
+    let stdout = response.result.unwrap().stdout_digest;
+    assert_eq!(stdout, Some(digest(b"done\n").to_wire()));
+    while farm.heard.recv().await.unwrap() != "completed, prefers being idle" {}
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn a_result_is_delivered_when_the_scheduler_is_back() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let path = farm.path("away");
+    let script = format!("until [ -e {} ]; do :; done; echo kept", path.display());
+    let task = Input::script(&script).store(&farm.storage);
+    farm.scheduler.hand_out(task);
+    while farm.heard.recv().await.unwrap() != "running" {}
+    *farm.scheduler.refuse.lock().unwrap() = 1;
+    std::fs::write(path, "").unwrap();
+    let response = farm.completed().await;
+    let stdout = response.result.unwrap().stdout_digest;
+    assert_eq!(stdout, Some(digest(b"kept\n").to_wire()));
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn tasks_that_make_no_sense_are_refused() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let mut task = Input::script("true").store(&farm.storage);
+    task.action = None;
+    assert_eq!(code(&farm.execute_task(task).await), Code::InvalidArgument);
+    let mut task = Input::script("true").store(&farm.storage);
+    task.action.as_mut().unwrap().command_digest = None;
+    let response = farm.execute_task(task).await;
+    assert_eq!(code(&response), Code::InvalidArgument);
+    assert!(response.status.unwrap().message.contains("command_digest"));
+    // A scheduler of before 2022 does not name the digest function.
+    let mut task = Input::script("true").store(&farm.storage);
+    task.digest_function = 0;
+    assert_eq!(code(&farm.execute_task(task).await), Code::Ok);
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn files_outlive_a_restart_of_the_worker() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let input = || Input::script("cat in").file(&farm.storage, "in", b"kept");
+    let (first, second) = (input(), input());
+    farm.execute(first).await;
+    farm.stop_worker().await;
+    farm.storage.blobs.lock().unwrap().remove(&digest(b"kept"));
+    let mut second = second;
+    second.action.salt = b"again".to_vec();
+    let task = second.store(&farm.storage);
+    farm.start_worker();
+    assert_eq!(code(&farm.execute_task(task).await), Code::Ok);
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn a_runner_that_dies_costs_the_action_and_not_the_worker() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let task = Input::script("while :; do :; done").store(&farm.storage);
+    farm.scheduler.hand_out(task);
+    while farm.heard.recv().await.unwrap() != "running" {}
+    farm.kill_runner();
+    let response = farm.completed().await;
+    assert_eq!(code(&response), Code::Unavailable, "{response:?}");
+    // Until there is one again, it asks for no work.
+    while farm.heard.recv().await.unwrap() != "completed, prefers being idle" {}
+    farm.start_runner(Manners::default());
+    let response = farm.execute(Input::script("echo again")).await;
+    assert_eq!(code(&response), Code::Ok);
+    farm.end().await;
+}
