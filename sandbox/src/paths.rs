@@ -4,8 +4,11 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::{FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat, openat2};
+use nix::libc;
+use nix::sys::stat::{Mode, fstat, fstatat};
+
+use crate::policy::HostIds;
 
 /// A relative path without empty components, `.`, `..` and NUL; may be empty.
 /// Whether it is acceptable is decided here; that it stays below the build
@@ -59,6 +62,41 @@ pub(crate) fn open_directory(base: BorrowedFd<'_>, path: &Relative) -> nix::Resu
     openat2(base, path, how)
 }
 
+/// Opens the file that a command's output goes to, for appending. It is created;
+/// or, where commands run at uids that `ids` tells apart, it may be there already
+/// if it is nobody's data: empty, with this one name and mode 0666, and not made
+/// by a command. A worker that has such files saves the kernel making new ones.
+pub(crate) fn open_output(
+    base: BorrowedFd<'_>,
+    path: &Relative,
+    ids: HostIds,
+) -> nix::Result<OwnedFd> {
+    if let HostIds::SameUser = ids {
+        return create_file(base, path);
+    }
+    let (parent, name) = path.split_last()?;
+    let parent = open_directory(base, &parent)?;
+    let flags = OFlag::O_WRONLY
+        | OFlag::O_APPEND
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | OFlag::O_CLOEXEC;
+    let file = match openat(parent.as_fd(), name.as_c_str(), flags, Mode::empty()) {
+        Err(Errno::ENOENT) => return create_file(base, path),
+        other => other?,
+    };
+    let stat = fstat(&file)?;
+    let ready = stat.st_mode == libc::S_IFREG | 0o666
+        && stat.st_size == 0
+        && stat.st_nlink == 1
+        && !ids.contain(stat.st_uid, 0);
+    if !ready {
+        return Err(Errno::EEXIST);
+    }
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    Ok(file)
+}
+
 /// Creates a file that does not exist, for appending.
 pub(crate) fn create_file(base: BorrowedFd<'_>, path: &Relative) -> nix::Result<OwnedFd> {
     let (parent, name) = path.split_last()?;
@@ -109,6 +147,50 @@ mod tests {
         ] {
             assert_eq!(Relative::new(bad.as_bytes()), Err(Errno::EINVAL), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_output_that_exists_is_taken_only_when_it_is_nobodys_data() {
+        let directory =
+            std::env::temp_dir().join(format!("sandbox-outputs-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        let base = std::fs::File::open(&directory).unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        let elsewhere = HostIds::Range {
+            start: own + 1,
+            count: 10,
+        };
+        let file = |name: &str, bytes: &[u8], mode| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::write(directory.join(name), bytes).unwrap();
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(directory.join(name), mode).unwrap();
+        };
+        file("ready", b"", 0o666);
+        file("data", b"x", 0o666);
+        file("input", b"", 0o444);
+        file("linked", b"", 0o666);
+        std::fs::hard_link(directory.join("linked"), directory.join("second")).unwrap();
+        nix::unistd::mkfifo(&directory.join("fifo"), Mode::from_bits_truncate(0o666)).unwrap();
+        let open = |name: &str, ids| {
+            let path = Relative::new(name.as_bytes()).unwrap();
+            open_output(base.as_fd(), &path, ids).map(drop)
+        };
+        assert_eq!(open("ready", elsewhere), Ok(()));
+        assert_eq!(open("new", elsewhere), Ok(()));
+        for name in ["data", "input", "linked"] {
+            assert_eq!(open(name, elsewhere), Err(Errno::EEXIST), "{name}");
+        }
+        // Nobody reads it: opening it for writing without waiting fails.
+        assert_eq!(open("fifo", elsewhere), Err(Errno::ENXIO));
+        let of_commands = HostIds::Range {
+            start: own,
+            count: 10,
+        };
+        assert_eq!(open("ready", of_commands), Err(Errno::EEXIST));
+        assert_eq!(open("ready", HostIds::SameUser), Err(Errno::EEXIST));
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

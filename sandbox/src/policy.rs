@@ -137,6 +137,17 @@ pub enum HostIds {
     SameUser,
 }
 
+impl HostIds {
+    /// Whether commands of this runner, whose own uid is `own`, run at this uid.
+    #[must_use]
+    pub const fn contain(self, uid: u32, own: u32) -> bool {
+        match self {
+            Self::Range { start, count } => uid >= start && uid - start < count,
+            Self::SameUser => uid == own,
+        }
+    }
+}
+
 /// Resource limits of the command (`setrlimit(2)`); hard limits the runner
 /// itself has are never exceeded, and core dumps are always off.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,16 +35,9 @@ struct Owners {
 }
 
 impl Owners {
-    fn covers(self, uid: u32) -> bool {
-        match self.ids {
-            HostIds::Range { start, count } => uid.checked_sub(start).is_some_and(|n| n < count),
-            HostIds::SameUser => uid == self.own.as_raw(),
-        }
-    }
-
     /// The mode that this inode is to have, when that is another.
     fn mode(self, stat: &FileStat) -> Option<libc::mode_t> {
-        if !self.covers(stat.st_uid) {
+        if !self.ids.contain(stat.st_uid, self.own.as_raw()) {
             return None;
         }
         let mode = stat.st_mode & 0o7777;

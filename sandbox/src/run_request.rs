@@ -26,9 +26,10 @@ pub struct RunRequest {
     pub input_root_directory: Vec<u8>,
     /// The directory that becomes `/tmp`; empty: an own, empty one in memory.
     pub temporary_directory: Vec<u8>,
-    /// Created; must not exist.
+    /// Created. Must not exist, or, with [`HostIds::Range`](crate::HostIds), be
+    /// empty, of mode 0666, with one link, and not made by a command.
     pub stdout_path: Vec<u8>,
-    /// Created; must not exist; another than `stdout_path`.
+    /// As `stdout_path`; another than that.
     pub stderr_path: Vec<u8>,
     /// After this time from the start of the command everything is killed.
     pub timeout: Option<Duration>,

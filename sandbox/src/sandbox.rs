@@ -19,6 +19,7 @@ use crate::client::{receive_datagram, send_datagram};
 use crate::init::{self, Shared};
 use crate::message::{Done, End, RUN_BYTES, Reply, Usage};
 use crate::paths::{self, Relative};
+use crate::plan::Plan;
 use crate::policy::{HostIds, Root};
 use crate::report::Report;
 use crate::run_request::RunRequest;
@@ -164,7 +165,7 @@ impl Sandbox {
     /// Hands a command to a ready sandbox.
     ///
     /// Standard output and error exist, and are the command's, from here on.
-    pub(crate) fn run(&mut self, root: Root, order: Order) -> Result<(), Rejection> {
+    pub(crate) fn run(&mut self, plan: &Plan, order: Order) -> Result<(), Rejection> {
         let Order {
             id,
             memory,
@@ -179,7 +180,7 @@ impl Sandbox {
             b"" => None,
             path => Some(directory(build, "temporary directory", path)?.1),
         };
-        let made = match root {
+        let made = match plan.root {
             Root::Host => None,
             Root::Input => Some(make_mount_points(input)?),
         };
@@ -200,6 +201,7 @@ impl Sandbox {
             &memory,
             tree,
             temporary,
+            plan.host_ids,
         );
         if let Err(rejection) = handed {
             running.clean();
@@ -221,9 +223,13 @@ fn hand_over(
     memory: &OwnedFd,
     tree: OwnedFd,
     temporary: Option<OwnedFd>,
+    ids: HostIds,
 ) -> Result<(), Rejection> {
-    let stdout = create(build, "stdout path", &request.stdout_path)?;
-    let stderr = create(build, "stderr path", &request.stderr_path)?;
+    if request.stdout_path == request.stderr_path {
+        return Err(("stderr path", text(&request.stderr_path), Errno::EEXIST));
+    }
+    let stdout = output(build, "stdout path", &request.stdout_path, ids)?;
+    let stderr = output(build, "stderr path", &request.stderr_path, ids)?;
     let mut descriptors = vec![memory.as_fd(), stdout.as_fd(), stderr.as_fd(), tree.as_fd()];
     descriptors.extend(temporary.as_ref().map(AsFd::as_fd));
     send_datagram(channel, b"run", &descriptors).map_err(|error| {
@@ -286,8 +292,14 @@ fn directory(
     Ok((directory, tree))
 }
 
-fn create(build: BorrowedFd<'_>, what: &'static str, path: &[u8]) -> Result<OwnedFd, Rejection> {
-    paths::create_file(build, &relative(what, path)?).map_err(|errno| (what, text(path), errno))
+fn output(
+    build: BorrowedFd<'_>,
+    what: &'static str,
+    path: &[u8],
+    ids: HostIds,
+) -> Result<OwnedFd, Rejection> {
+    let relative = relative(what, path)?;
+    paths::open_output(build, &relative, ids).map_err(|errno| (what, text(path), errno))
 }
 
 fn make_mount_points(input: OwnedFd) -> Result<(OwnedFd, Vec<&'static CStr>), Rejection> {

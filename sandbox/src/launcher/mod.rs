@@ -324,7 +324,6 @@ impl Launcher<'_> {
 
     /// Gives waiting runs to ready sandboxes.
     fn assign(&mut self) {
-        let root = self.shared.plan.root;
         for sandbox in &mut self.sandboxes {
             while matches!(sandbox.state, State::Ready) && sandbox.last.is_none() {
                 let Some(order) = self.orders.pop_front() else {
@@ -332,7 +331,7 @@ impl Launcher<'_> {
                 };
                 let id = order.id;
                 self.quiet_until = Some(Instant::now() + QUIET);
-                if let Err((step, detail, errno)) = sandbox.run(root, order) {
+                if let Err((step, detail, errno)) = sandbox.run(&self.shared.plan, order) {
                     let failure = Failure {
                         kind: FailureKind::Request,
                         step: step.to_owned(),
