@@ -156,7 +156,8 @@ impl Executor {
         // Equal actions get equal paths, where their results are shared.
         let named = (!task.do_not_cache).then_some(&task.digest);
         let runner = Arc::clone(&session.runner);
-        let build = self.services.builds.make(named, runner).await?;
+        let again = session.uses_directories_again();
+        let build = self.services.builds.make(named, runner, again).await?;
         let _repaired = root::build(
             &self.services.cache,
             &task.instance,
@@ -176,6 +177,9 @@ impl Executor {
         };
         let ran = session.runner.run(command).await;
         report.at(Moment::ExecutionCompleted);
+        if ran.is_ok() && again {
+            build.end();
+        }
         match ran {
             Ok(ran) => report.ran(ran, start.elapsed(), task.timeout),
             // What it wrote until then is still wanted.

@@ -1,24 +1,27 @@
 //! Build directories: one per action, below one directory shared with the runner.
 //!
 //! `NAME/{root,tmp,server_logs}` are made by the worker, `NAME/{stdout,stderr}`
-//! by the runner. NAME is the beginning of the action's hash, so that absolute
+//! by the runner, or all of them are an earlier action's, emptied ([`Spares`]). NAME is the beginning of the action's hash, so that absolute
 //! paths that leak into outputs are the same each time; where that is taken, or
 //! the result is not cached anyway, a number. Dropping a [`BuildDirectory`]
-//! moves it into `trash`, where the [`Cleaner`] removes it.
+//! moves it into `trash`, where it is emptied to be used again or removed by the
+//! [`Cleaner`].
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::renameat;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use proto::Digest;
 
 use crate::Error;
 use crate::clean::{self, Cleaner, Place};
 use crate::files;
 use crate::runner::Runner;
+use crate::spare::{self, Spares};
 
 const TRASH: &str = "trash";
 
@@ -28,6 +31,7 @@ pub(crate) struct BuildDirectories {
     trash: OwnedFd,
     names: AtomicU64,
     cleaner: Cleaner,
+    spares: Spares,
 }
 
 /// The build directory of one action.
@@ -37,6 +41,7 @@ pub(crate) struct BuildDirectory {
     directory: OwnedFd,
     runner: Arc<Runner>,
     place: Option<Place>,
+    reusable: AtomicBool,
 }
 
 impl BuildDirectories {
@@ -56,6 +61,7 @@ impl BuildDirectories {
             trash,
             names: AtomicU64::new(0),
             cleaner: Cleaner::new(backlog),
+            spares: Spares::new(backlog),
         });
         directories
             .remove_leftovers()
@@ -114,12 +120,25 @@ impl BuildDirectories {
         }
     }
 
+    /// Empties a directory in the trash and keeps it, or removes it.
+    fn keep(self: Arc<Self>, name: String, runner: Arc<Runner>, place: Place) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn_blocking(move || {
+            if !self.spares.keep(&self.trash, &name) {
+                self.remove(name, runner, place);
+            }
+        });
+    }
+
     fn number(&self) -> String {
         self.names.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
     /// Makes the build directory of an action that will run on this runner.
-    /// Waits while too many finished ones still wait for their removal.
+    /// Waits while too many finished ones still wait for their removal. `again`:
+    /// it may be one that was used before, for the runner takes those.
     ///
     /// # Errors
     /// The disk fails or is full.
@@ -127,22 +146,27 @@ impl BuildDirectories {
         self: &Arc<Self>,
         action: Option<&Digest>,
         runner: Arc<Runner>,
+        again: bool,
     ) -> Result<Arc<BuildDirectory>, Error> {
         let place = self.cleaner.place().await?;
         let preferred = action.map(|action| action.hash()[..16].to_string());
         let directories = Arc::clone(self);
         let making = tokio::task::spawn_blocking(move || {
-            let (name, directory) = directories.make_named(preferred)?;
+            let (name, directory, empty) = directories.make_named(preferred, again)?;
             let build = BuildDirectory {
                 parent: directories,
                 name,
                 directory,
                 runner,
                 place: Some(place),
+                reusable: AtomicBool::new(false),
             };
+            if !empty {
+                return Ok(Arc::new(build));
+            }
             // Whoever runs the command may be another user than the worker, and
             // other users cannot get here except through the runner.
-            for name in ["root", "tmp", "server_logs"] {
+            for name in spare::DIRECTORIES {
                 files::make_directory(&build.directory, name, 0o777)
                     .map_err(Error::file("make", format!("{}/{name}", build.name)))?;
             }
@@ -151,20 +175,41 @@ impl BuildDirectories {
         making.await?
     }
 
-    fn make_named(&self, preferred: Option<String>) -> Result<(String, OwnedFd), Error> {
+    /// A directory of a name that is free, and whether it is still without what
+    /// a build directory has.
+    fn make_named(
+        &self,
+        preferred: Option<String>,
+        again: bool,
+    ) -> Result<(String, OwnedFd, bool), Error> {
         let mut name = preferred.unwrap_or_else(|| self.number());
         loop {
-            match files::make_directory(&self.root, &name, 0o777) {
-                Ok(directory) => return Ok((name, directory)),
+            let made = match again {
+                true => self.spares.take(&self.trash, &self.root, &name),
+                false => Ok(None),
+            };
+            let made = made.and_then(|kept| match kept {
+                Some(kept) => Ok((kept, false)),
+                None => Ok((files::make_directory(&self.root, &name, 0o777)?, true)),
+            });
+            match made {
+                Ok((directory, empty)) => return Ok((name, directory, empty)),
                 Err(Errno::EEXIST) => name = self.number(),
                 Err(errno) => return Err(Error::file("make build directory", name)(errno)),
             }
         }
     }
 
-    /// Returns when everything that was dropped is removed.
+    /// Returns when everything that was dropped is removed, what was kept too.
     pub(crate) async fn cleaned(&self) {
         self.cleaner.idle().await;
+        for name in self.spares.clear() {
+            if let Err(errno) = clean::remove(self.trash.as_fd(), &name) {
+                tracing::warn!(path = format!("{TRASH}/{name}"), %errno, "cannot remove");
+            }
+        }
+        // It is made again at the next start.
+        let _ = unlinkat(&self.root, TRASH, UnlinkatFlags::RemoveDir);
     }
 }
 
@@ -172,6 +217,12 @@ impl BuildDirectory {
     /// Its name, which is its path below the directory shared with the runner.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Says that the action is over, all its processes dead, and that it could
+    /// not change what the worker owns: the directory can be used again.
+    pub(crate) fn end(&self) {
+        self.reusable.store(true, Ordering::Release);
     }
 
     /// Opens the input root.
@@ -191,6 +242,9 @@ impl Drop for BuildDirectory {
             return;
         };
         match self.parent.discard(&self.name) {
+            Ok(name) if self.reusable.load(Ordering::Acquire) => {
+                Arc::clone(&self.parent).keep(name, Arc::clone(&self.runner), place);
+            }
             Ok(name) => self.parent.remove(name, Arc::clone(&self.runner), place),
             Err(errno) => tracing::error!(path = self.name, %errno, "cannot move into the trash"),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{RenameFlags, renameat2};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -119,6 +120,32 @@ pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Removes everything in a directory, but not the directory.
+pub(crate) fn empty(directory: &OwnedFd) -> Result<(), Errno> {
+    let mut moved = 0_u64;
+    loop {
+        let entries = files::entries(directory, PORTION)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        for (entry, kind) in entries {
+            // What lies too deep is moved up to here, and removed in a later round.
+            remove_entry(directory, &entry, kind, 0, &mut |parent, deep| {
+                loop {
+                    let aside = format!("{moved}");
+                    moved += 1;
+                    let no_replace = RenameFlags::RENAME_NOREPLACE;
+                    match renameat2(parent, deep, directory, aside.as_str(), no_replace) {
+                        // The action has a file of that name.
+                        Err(Errno::EEXIST) => {}
+                        other => return other,
+                    }
+                }
+            })?;
+        }
+    }
+}
+
 fn remove_tree(
     parent: BorrowedFd<'_>,
     name: &CStr,
@@ -218,6 +245,19 @@ mod tests {
                 at = files::make_directory(&at, &name, 0o755).unwrap();
             }
         });
+    }
+
+    #[test]
+    fn a_directory_is_emptied_however_deep_what_it_holds_is() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("0"), "in the way").unwrap();
+        let directory = files::open_configured(folder.path()).unwrap();
+        let mut at = directory.try_clone().unwrap();
+        for _ in 0..3 * DEPTH {
+            at = files::make_directory(&at, "n", 0o755).unwrap();
+        }
+        empty(&directory).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

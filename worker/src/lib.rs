@@ -6,7 +6,7 @@
 //! tree of them in a `build_directory`, `runner` has the command run, `outputs`
 //! collects and uploads what it left, `result` says how it went. `seal` finds out
 //! whether a runner's actions may be given hardlinks of cached files; `clean`
-//! removes what they leave.
+//! removes what they leave, and `spare` keeps what can be used again.
 //!
 //! The worker never starts a process: one that holds executables open for writing
 //! while another thread forks makes their start fail with ETXTBSY.
@@ -30,6 +30,7 @@ mod scheduler;
 mod seal;
 mod session;
 mod slot;
+mod spare;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

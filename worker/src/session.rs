@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use daemon::Address;
 use proto::wire::protobuf::Any;
+use proto::wire::runner_extension::DescribeResponse;
 
 use crate::Error;
 use crate::build_directory::BuildDirectories;
@@ -18,6 +19,17 @@ pub(crate) struct Session {
     pub(crate) inputs: Materialise,
     /// What our own runner says of its sandbox, for each result's metadata.
     pub(crate) description: Option<Any>,
+}
+
+impl Session {
+    /// Whether build directories can be used again by this runner's actions: it
+    /// answers when all processes of an action are dead and takes files that are
+    /// there already (it is ours, with uids of its own), and its actions were seen
+    /// to be unable to change what the worker owns.
+    pub(crate) fn uses_directories_again(&self) -> bool {
+        let own_uids = |description: &DescribeResponse| description.own_uids;
+        self.inputs == Materialise::Hardlink && self.runner.description().is_some_and(own_uids)
+    }
 }
 
 /// The present session with the runner at one address.

@@ -62,7 +62,7 @@ pub(crate) async fn probe(
     builds: &Arc<BuildDirectories>,
     runner: &Arc<Runner>,
 ) -> Result<Materialise, Error> {
-    let build = builds.make(None, Arc::clone(runner)).await?;
+    let build = builds.make(None, Arc::clone(runner), false).await?;
     let file = |operation| move |errno| Error::file(operation, "seal probe")(errno);
     let victim = Victim::make(cache, build.name()).map_err(file("make"))?;
     let root = build.input_root().map_err(file("open"))?;
