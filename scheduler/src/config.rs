@@ -2,6 +2,7 @@
 //! mean the same (bb-remote-execution, pkg/proto/configuration/bb_scheduler).
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
 use daemon::Address;
 use daemon::config::{Configuration, Duration};
@@ -9,7 +10,8 @@ use proto::{InstanceName, PlatformKey};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::queue::{Ignored, Settings, Timeouts};
+use crate::queue::{Ignored, Limits, Predeclared, Settings, Timeouts};
+use crate::service::invocation::KeyExtractor;
 
 /// What `bb_scheduler` is told. Only the addresses must be given.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -48,6 +50,24 @@ pub struct Config {
     /// a list of names, or `"*"` for all. Workers get them all the same.
     #[serde(default)]
     pub ignored_properties: IgnoredProperties,
+    /// What makes executions one invocation, the outermost first: each invocation
+    /// gets its share of the workers, and of that each invocation within it.
+    /// `["correlated_invocations_id", "tool_invocation_id"]`.
+    #[serde(default = "invocation_key_extractors")]
+    pub invocation_key_extractors: Vec<KeyExtractor>,
+    /// In which time a queued operation becomes one point of priority more
+    /// urgent, so that the less urgent are not queued without end. 100 points
+    /// count as much as twice the workers. `"0s"`: never. 1 minute.
+    #[serde(default = "priority_aging_interval")]
+    pub priority_aging_interval: Duration,
+    /// How many actions of one innermost invocation may be queued at a platform;
+    /// further ones are refused as RESOURCE_EXHAUSTED. Absent: any number.
+    #[serde(default)]
+    pub maximum_queued_actions_per_invocation: Option<NonZeroU32>,
+    /// How many workers of a platform one invocation may have at a time; further
+    /// actions stay queued even if workers are idle. Absent: any number.
+    #[serde(default)]
+    pub maximum_executing_actions_per_invocation: Option<NonZeroU32>,
 }
 
 /// A platform queue that exists from the start.
@@ -60,6 +80,11 @@ pub struct PredeclaredPlatformQueue {
     /// The platform it serves.
     #[serde(default)]
     pub platform: Platform,
+    /// How long a worker stays with an invocation to which others are equal: a
+    /// time for each level of the tree, the outermost first. Absent: not at all,
+    /// so that workers take turns.
+    #[serde(default)]
+    pub worker_invocation_stickiness_limits: Vec<Duration>,
 }
 
 /// A platform: its properties in any order, as a list or, as Buildbarn's files
@@ -148,6 +173,17 @@ fn maximum_execution_timeout() -> Duration {
     Duration(Settings::default().timeouts.maximum)
 }
 
+fn invocation_key_extractors() -> Vec<KeyExtractor> {
+    vec![
+        KeyExtractor::CorrelatedInvocationsId,
+        KeyExtractor::ToolInvocationId,
+    ]
+}
+
+fn priority_aging_interval() -> Duration {
+    Duration(Settings::default().aging_interval.unwrap_or_default())
+}
+
 fn no_workers_timeout() -> Duration {
     Duration(Settings::default().no_workers_timeout)
 }
@@ -178,6 +214,15 @@ impl Config {
                 IgnoredProperties::All(_) => Ignored::All,
             },
             timeouts,
+            aging_interval: Some(self.priority_aging_interval.0),
+            limits: Limits {
+                queued: self
+                    .maximum_queued_actions_per_invocation
+                    .map(NonZeroU32::get),
+                executing: self
+                    .maximum_executing_actions_per_invocation
+                    .map(NonZeroU32::get),
+            },
             no_workers_timeout: self.platform_queue_with_no_workers_timeout.0,
             check_action_cache: self.action_cache.is_some(),
             ..Settings::default()
@@ -188,7 +233,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Config`] when a prefix is no instance name.
-    pub fn predeclared(&self) -> Result<Vec<(InstanceName, PlatformKey)>, Error> {
+    pub fn predeclared(&self) -> Result<Vec<Predeclared>, Error> {
         self.predeclared_platform_queues
             .iter()
             .map(|queue| {
@@ -198,7 +243,12 @@ impl Config {
                         reason: error.to_string(),
                     }
                 })?;
-                Ok((prefix, queue.platform.key()))
+                let limits = &queue.worker_invocation_stickiness_limits;
+                Ok(Predeclared {
+                    prefix,
+                    platform: queue.platform.key(),
+                    stickiness_limits: limits.iter().map(|limit| limit.0).collect(),
+                })
             })
             .collect()
     }
@@ -229,7 +279,12 @@ mod tests {
         assert_eq!(settings.no_workers_timeout, usual.no_workers_timeout);
         assert_eq!(settings.ignored, Ignored::default());
         assert!(!settings.check_action_cache);
-        assert_eq!(config.predeclared().unwrap(), []);
+        assert_eq!(settings.aging_interval, usual.aging_interval);
+        assert_eq!(
+            (settings.limits.queued, settings.limits.executing),
+            (None, None)
+        );
+        assert!(config.predeclared().unwrap().is_empty());
     }
 
     #[test]
@@ -240,9 +295,14 @@ mod tests {
             maximum_execution_timeout = '20s'
             platform_queue_with_no_workers_timeout = '30s'
             ignored_properties = ['network']
+            invocation_key_extractors = ['tool_invocation_id']
+            priority_aging_interval = '40s'
+            maximum_queued_actions_per_invocation = 50
+            maximum_executing_actions_per_invocation = 60
             [[predeclared_platform_queues]]
             instance_name_prefix = 'main'
             platform = { properties = [{ name = 'os', value = 'linux' }] }
+            worker_invocation_stickiness_limits = ['1s', '2s']
             [[predeclared_platform_queues]]
             platform = [{ name = 'os', value = 'plan9' }]",
         );
@@ -255,8 +315,24 @@ mod tests {
         let names = BTreeSet::from(["network".to_string()]);
         assert_eq!(settings.ignored, Ignored::Names(names));
         let queues = config.predeclared().unwrap();
-        let queues: Vec<_> = queues.iter().map(|(n, p)| format!("{n} {p}")).collect();
-        assert_eq!(queues, ["main {os=linux}", " {os=plan9}"]);
+        let queues: Vec<_> = queues
+            .iter()
+            .map(|queue| {
+                let (prefix, platform) = (&queue.prefix, &queue.platform);
+                format!("{prefix} {platform} {:?}", queue.stickiness_limits)
+            })
+            .collect();
+        assert_eq!(queues, ["main {os=linux} [1s, 2s]", " {os=plan9} []"]);
+        assert_eq!(
+            config.invocation_key_extractors,
+            [KeyExtractor::ToolInvocationId]
+        );
+        assert_eq!(
+            settings.aging_interval.map(|interval| interval.as_secs()),
+            Some(40)
+        );
+        assert_eq!(settings.limits.queued, Some(50));
+        assert_eq!(settings.limits.executing, Some(60));
 
         let all = load("ignored_properties = '*'")
             .unwrap()

@@ -65,6 +65,14 @@ pub enum Error {
         /// The scheduler started so recently that workers may not have come yet.
         just_started: bool,
     },
+    /// The invocation has as many actions queued as it may.
+    #[error(
+        "invocation has {limit} actions queued already, the most that maximum_queued_actions_per_invocation allows"
+    )]
+    TooManyQueued {
+        /// How many that is.
+        limit: u32,
+    },
     /// Nobody knows the operation, or no longer.
     #[error("operation {0:?} does not exist")]
     UnknownOperation(String),
@@ -107,7 +115,9 @@ impl From<Error> for Status {
             Error::Undecodable { .. } | Error::Invalid { .. } | Error::Timeout(_) => {
                 Self::invalid_argument(message)
             }
-            Error::TooLarge { .. } | Error::DuplicateWorker(_) => Self::resource_exhausted(message),
+            Error::TooLarge { .. } | Error::TooManyQueued { .. } | Error::DuplicateWorker(_) => {
+                Self::resource_exhausted(message)
+            }
             Error::NoWorkers {
                 just_started: true, ..
             }

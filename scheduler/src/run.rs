@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::queue::{Now, Queue};
 use crate::service::capabilities::Announcement;
 use crate::service::execution::ExecutionService;
+use crate::service::invocation::KeyExtractor;
 use crate::service::operation_queue::OperationQueueService;
 use crate::service::operations::OperationsService;
 use crate::service::{Actions, Dispatcher};
@@ -49,7 +50,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let dispatcher = Dispatcher::new(queue, shutdown.clone());
 
     let mut listeners = Vec::new();
-    let clients = client_routes(dispatcher.clone(), actions, action_cache);
+    let extractors = config.invocation_key_extractors.clone();
+    let clients = client_routes(dispatcher.clone(), actions, action_cache, extractors);
     for address in &config.client_grpc_servers {
         listeners.push((daemon::listen(address).await?, clients.clone()));
     }
@@ -80,11 +82,13 @@ pub fn client_routes(
     dispatcher: Arc<Dispatcher>,
     actions: Actions,
     action_cache: Option<Arc<dyn ActionCache>>,
+    extractors: Vec<KeyExtractor>,
 ) -> Routes {
     Routes::new(ExecutionServer::new(ExecutionService {
         dispatcher: dispatcher.clone(),
         actions,
         action_cache,
+        extractors,
     }))
     .add_service(OperationsServer::new(OperationsService(dispatcher)))
     .add_service(CapabilitiesServer::new(Announcement))

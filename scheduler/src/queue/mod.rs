@@ -7,11 +7,21 @@
 //!
 //! A client's Execute ([`submit`]) becomes an *operation*, attached to a *task*, the unit of
 //! work; identical actions in flight share one ([`dedup`]). A task goes to the
-//! *platform queue* of its platform ([`platform_queue`], [`matching`]), waits in
-//! [`order`], and is handed to a *worker* that Synchronizes ([`synchronize`]). If
-//! the worker is lost, [`retry`] decides.
+//! *platform queue* of its platform ([`platform_queue`], [`matching`]) and waits
+//! there in each *invocation* that wants it ([`seats`], [`invocation`]), within
+//! which [`order`] holds. When a *worker* Synchronizes ([`synchronize`]), it is
+//! given ([`assign`]) a task of the invocation that is due most ([`fairness`],
+//! [`aging`], [`stickiness`]) and has not all it may ([`limits`]); a task that
+//! comes when workers are idle goes to one near ([`locality`]). If the worker is
+//! lost, [`retry`] decides.
 
+mod aging;
+mod assign;
 mod dedup;
+mod fairness;
+mod invocation;
+mod limits;
+mod locality;
 mod matching;
 mod operation;
 mod order;
@@ -22,7 +32,9 @@ mod platform_queue;
 )]
 mod queue;
 mod retry;
+mod seats;
 mod settings;
+mod stickiness;
 mod submit;
 mod synchronize;
 mod task;
@@ -32,8 +44,11 @@ mod time;
 mod timeout;
 mod worker;
 
+pub use invocation::InvocationKey;
+pub use limits::Limits;
 pub use matching::Ignored;
 pub use operation::{Stage, View};
+pub use platform_queue::Predeclared;
 pub use queue::{Effect, Queue, Random};
 pub use settings::Settings;
 pub use submit::{Submission, Submitted};

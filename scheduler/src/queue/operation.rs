@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use proto::Digest;
 use proto::wire::rev2::{ExecuteResponse, execution_stage};
 
+use super::aging::Level;
+use super::invocation::Lineage;
 use super::task::TaskId;
 
 /// One client's Execute: a view of a task, with a name and a priority of its own.
@@ -17,7 +19,9 @@ use super::task::TaskId;
 #[derive(Debug)]
 pub(super) struct Operation {
     pub(super) action: Digest,
-    pub(super) priority: i32,
+    /// Whose it is.
+    pub(super) lineage: Lineage,
+    pub(super) level: Level,
     pub(super) state: State,
     waiters: usize,
     expires: Option<Instant>,
@@ -70,10 +74,11 @@ pub struct View {
 
 impl Operation {
     /// An operation that one client waits for.
-    pub(super) fn new(action: Digest, priority: i32, task: TaskId) -> Self {
+    pub(super) fn new(action: Digest, lineage: Lineage, level: Level, task: TaskId) -> Self {
         Self {
             action,
-            priority,
+            lineage,
+            level,
             state: State::Attached(task),
             waiters: 1,
             expires: None,
@@ -108,7 +113,8 @@ mod tests {
         let grace = Duration::from_secs(60);
         let start = Instant::now();
         let digest = Digest::of(DigestFunction::Sha256, b"");
-        let mut operation = Operation::new(digest, 0, TaskId(0));
+        let level = Level::new(0, None, start, start);
+        let mut operation = Operation::new(digest, [].into(), level, TaskId(0));
         assert_eq!(operation.join(), None);
         assert_eq!(operation.leave(start, grace), None);
         assert_eq!(operation.leave(start, grace), Some(start + grace));

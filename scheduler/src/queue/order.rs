@@ -1,23 +1,27 @@
-//! Which queued task goes next.
+//! Which queued task of one invocation goes next.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use super::aging::Level;
 use super::task::TaskId;
 
-/// A task's place. REv2 priority first, over the whole range of int32, lower
-/// values being more urgent; then the order of arrival.
+/// A task's place: the most urgent first; then, as a build is over when its last
+/// action is, the one that is expected to take longest; then the order of
+/// arrival.
 ///
 /// A task keeps its arrival for life. Put back after its worker was lost, it
-/// therefore stands before every task of its priority that had to wait longer.
+/// therefore stands before all that are as urgent and long and came later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// As the client gave it.
-    pub priority: i32,
+pub(super) struct Place {
+    pub(super) level: Level,
+    pub(super) expected: Reverse<Duration>,
     /// Counts up with each task that arrives.
-    pub arrival: u64,
+    pub(super) arrival: u64,
 }
 
-/// The queued tasks of one platform queue, most urgent first.
+/// The tasks queued directly in one invocation, the next one first.
 #[derive(Debug, Default)]
 pub(super) struct Order(BTreeMap<Place, TaskId>);
 
@@ -30,13 +34,19 @@ impl Order {
         self.0.remove(&place);
     }
 
-    pub(super) fn pop(&mut self) -> Option<TaskId> {
-        self.0.pop_first().map(|(_, task)| task)
+    pub(super) fn first(&self) -> Option<(Place, TaskId)> {
+        self.0
+            .first_key_value()
+            .map(|(place, task)| (*place, *task))
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Place, TaskId)> {
+        self.0.iter().map(|(place, task)| (*place, *task))
     }
 }
 
@@ -44,29 +54,45 @@ impl Order {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Instant;
+
+    fn place(priority: i32, seconds: u64, arrival: u64) -> Place {
+        let now = Instant::now();
+        Place {
+            level: Level::new(priority, None, now, now),
+            expected: Reverse(Duration::from_secs(seconds)),
+            arrival,
+        }
+    }
+
+    fn sorted(places: impl IntoIterator<Item = Place>) -> Vec<u64> {
+        let mut order = Order::default();
+        for place in places {
+            order.insert(place, TaskId(place.arrival));
+        }
+        order.iter().map(|(_, task)| task.0).collect()
+    }
 
     #[test]
     fn the_whole_range_of_priorities_is_ordered_and_equals_are_first_come_first_served() {
-        let mut order = Order::default();
-        let arrivals = [0, i32::MAX, 0, i32::MIN, -1];
-        for (arrival, priority) in (0..).zip(arrivals) {
-            order.insert(Place { priority, arrival }, TaskId(arrival));
-        }
-        let popped: Vec<_> = std::iter::from_fn(|| order.pop()).map(|t| t.0).collect();
-        assert_eq!(popped, [3, 4, 0, 2, 1]);
+        let priorities = [0, i32::MAX, 0, i32::MIN, -1];
+        let places = (0..).zip(priorities).map(|(i, p)| place(p, 1, i));
+        assert_eq!(sorted(places), [3, 4, 0, 2, 1]);
+    }
+
+    #[test]
+    fn of_equally_urgent_ones_the_longest_goes_first() {
+        let places = [place(0, 1, 0), place(0, 9, 1), place(-1, 1, 2)];
+        assert_eq!(sorted(places), [2, 1, 0]);
     }
 
     proptest! {
         #[test]
-        fn pops_are_a_stable_sort_by_priority(priorities in prop::collection::vec(any::<i32>(), 0..50)) {
-            let mut order = Order::default();
-            for (arrival, priority) in (0..).zip(&priorities) {
-                order.insert(Place { priority: *priority, arrival }, TaskId(arrival));
-            }
+        fn the_order_is_a_stable_sort_by_priority(priorities in prop::collection::vec(any::<i32>(), 0..50)) {
+            let places = (0..).zip(&priorities).map(|(i, p)| place(*p, 1, i));
             let mut expected: Vec<_> = (0..).zip(&priorities).collect();
             expected.sort_by_key(|(_, priority)| **priority);
-            let popped: Vec<_> = std::iter::from_fn(|| order.pop()).map(|t| t.0).collect();
-            prop_assert_eq!(popped, expected.into_iter().map(|(arrival, _)| arrival).collect::<Vec<u64>>());
+            prop_assert_eq!(sorted(places), expected.into_iter().map(|(arrival, _)| arrival).collect::<Vec<u64>>());
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Platform queues: where tasks of one platform wait for workers of it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use proto::{InstanceName, PlatformKey};
 
+use super::invocation::Invocations;
 use super::matching;
-use super::order::Order;
 use super::worker::{WorkerId, WorkerKey};
 
 /// Names a platform queue, for as long as it exists.
@@ -23,23 +23,46 @@ pub(super) struct PlatformQueue {
     /// Without the properties that matching ignores.
     pub(super) platform: PlatformKey,
     pub(super) predeclared: bool,
-    pub(super) order: Order,
+    /// Whose the tasks are, in which order they go, and who is idle.
+    pub(super) invocations: Invocations,
+    /// How long a worker stays with an invocation: see `Stay`.
+    pub(super) stickiness_limits: Vec<Duration>,
     pub(super) workers: HashMap<WorkerId, WorkerKey>,
-    /// Workers whose Synchronize is blocked, the one that waits longest first,
-    /// so that work spreads over all of them.
-    pub(super) idle: BTreeMap<u64, WorkerKey>,
     pub(super) expires: Option<Instant>,
+}
+
+/// A platform queue that exists from the start and for ever: actions wait in it
+/// for workers to come.
+#[derive(Clone, Debug)]
+pub struct Predeclared {
+    /// The prefix of the instance names it serves.
+    pub prefix: InstanceName,
+    /// The platform it serves.
+    pub platform: PlatformKey,
+    /// How long its workers stay with an invocation to which others are equal,
+    /// for each level of the tree, the outermost first. Levels beyond: not at all.
+    pub stickiness_limits: Vec<Duration>,
 }
 
 /// All platform queues.
 #[derive(Debug, Default)]
 pub(super) struct PlatformQueues {
+    /// How many tasks of one invocation may be executing.
+    maximum_executing: Option<u32>,
     queues: HashMap<PlatformId, PlatformQueue>,
     names: HashMap<(PlatformKey, InstanceName), PlatformId>,
     last: u64,
 }
 
 impl PlatformQueues {
+    /// None. At most `maximum_executing` tasks of an invocation execute in each.
+    pub(super) fn new(maximum_executing: Option<u32>) -> Self {
+        Self {
+            maximum_executing,
+            ..Self::default()
+        }
+    }
+
     /// The queue for actions of a platform: of those for exactly this platform,
     /// the one with the longest prefix of the instance name.
     pub(super) fn find(
@@ -72,9 +95,9 @@ impl PlatformQueues {
                 prefix: prefix.clone(),
                 platform: platform.clone(),
                 predeclared,
-                order: Order::default(),
+                invocations: Invocations::new(self.maximum_executing),
+                stickiness_limits: Vec::new(),
                 workers: HashMap::new(),
-                idle: BTreeMap::new(),
                 expires: None,
             },
         );

@@ -1,22 +1,21 @@
 //! The aggregate: what all rules act upon, and the ways of a task through it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::wire::rev2;
-use proto::{InstanceName, PlatformKey};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::dedup::Dedup;
+use super::invocation::{Lineage, ROOT};
 use super::operation::{Operation, State, View};
-use super::platform_queue::{PlatformId, PlatformQueues};
-use super::retry::Verdict;
+use super::platform_queue::{PlatformId, PlatformQueues, Predeclared};
 use super::settings::Settings;
 use super::task::{Progress, Task, TaskId};
 use super::time::{Now, Timer, Timers};
-use super::worker::{Assigned, Desired, Reply, Worker, WorkerKey};
+use super::worker::{Reply, Worker, WorkerKey};
 
 /// Where random numbers come from: the names of operations, the spread of polls.
 pub type Random = Box<dyn FnMut() -> u128 + Send>;
@@ -44,6 +43,8 @@ pub struct Queue {
     pub(super) operations: HashMap<Uuid, Operation>,
     pub(super) dedup: Dedup,
     pub(super) timers: Timers,
+    /// Queues where fewer execute than before, so that more may be handed out.
+    pub(super) freed: BTreeSet<PlatformId>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -51,15 +52,16 @@ impl Queue {
     /// An empty queue that starts now. The predeclared platform queues exist
     /// from the start and for ever: actions wait in them for workers to come.
     #[must_use]
-    pub fn new(
-        settings: Settings,
-        predeclared: &[(InstanceName, PlatformKey)],
-        random: Random,
-        now: Now,
-    ) -> Self {
-        let mut platforms = PlatformQueues::default();
-        for (prefix, platform) in predeclared {
-            platforms.open(prefix, &settings.ignored.key(platform), true);
+    pub fn new(settings: Settings, predeclared: &[Predeclared], random: Random, now: Now) -> Self {
+        let mut platforms = PlatformQueues::new(settings.limits.executing);
+        for declared in predeclared {
+            let platform = settings.ignored.key(&declared.platform);
+            let id = platforms.open(&declared.prefix, &platform, true);
+            if let Some(queue) = platforms.get_mut(id) {
+                queue
+                    .stickiness_limits
+                    .clone_from(&declared.stickiness_limits);
+            }
         }
         Self {
             settings,
@@ -72,6 +74,7 @@ impl Queue {
             operations: HashMap::new(),
             dedup: Dedup::default(),
             timers: Timers::default(),
+            freed: BTreeSet::new(),
             effects: Vec::new(),
         }
     }
@@ -86,6 +89,7 @@ impl Queue {
                 Timer::Platform(platform) => self.remove_platform(platform),
             }
         }
+        self.use_freed(now);
     }
 
     /// When [`Queue::advance`] has something to do next.
@@ -97,53 +101,6 @@ impl Queue {
     /// Takes what the calls since the last time have left to be done.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
-    }
-
-    /// Hands a task to the worker that has been idle longest, or lets it wait.
-    pub(super) fn enqueue(&mut self, now: Now, id: TaskId) {
-        let Some(task) = self.tasks.get_mut(&id) else {
-            return;
-        };
-        let Some(platform) = self.platforms.get_mut(task.platform) else {
-            // Removed for want of workers while the action cache was asked.
-            self.complete(id, no_workers_left());
-            return;
-        };
-        if let Some(worker) = platform.idle.first_key_value().map(|(_, worker)| *worker) {
-            self.unblock(now, worker);
-            if let Some(reply) = self.assign(now, id, worker) {
-                self.effects.push(Effect::Answer(worker, reply));
-            }
-            return;
-        }
-        task.progress = Progress::Queued;
-        platform.order.insert(task.place, id);
-        self.notify_all(id);
-    }
-
-    /// Gives a task that stands in no queue to a worker that has none. The reply
-    /// is for that worker.
-    pub(super) fn assign(&mut self, now: Now, id: TaskId, key: WorkerKey) -> Option<Reply> {
-        let (task, worker) = (self.tasks.get_mut(&id)?, self.workers.get_mut(&key)?);
-        task.progress = Progress::Executing(key);
-        worker.task = Some(Assigned { task: id, sends: 1 });
-        let desired = Desired::Execute(task.job.clone());
-        self.notify_all(id);
-        Some(Reply {
-            next: now.wall_after(self.settings.busy_interval),
-            desired,
-        })
-    }
-
-    /// A worker that had this task is gone, or has forgotten it.
-    pub(super) fn retry(&mut self, now: Now, id: TaskId, worker: super::WorkerId) {
-        let Some(task) = self.tasks.get_mut(&id) else {
-            return;
-        };
-        match task.losses.add(worker, self.settings.maximum_runs) {
-            Verdict::Retry => self.enqueue(now, id),
-            Verdict::GiveUp(message) => self.complete(id, failure(Code::Unavailable, message)),
-        }
     }
 
     /// Ends a task: all operations attached to it get this response.
@@ -163,26 +120,24 @@ impl Queue {
     /// Takes a task out of everything that refers to it, its operations excepted.
     /// A worker that executes it hears so when it calls next.
     fn discard(&mut self, id: TaskId) -> Option<Task> {
-        let task = self.tasks.remove(&id)?;
+        let mut task = self.tasks.remove(&id)?;
         self.dedup.remove(&task.job);
-        match task.progress {
-            Progress::CacheCheck => {}
-            Progress::Queued => {
-                if let Some(platform) = self.platforms.get_mut(task.platform) {
-                    platform.order.remove(task.place);
-                }
-            }
-            Progress::Executing(worker) => {
-                if let Some(worker) = self.workers.get_mut(&worker) {
-                    worker.task = None;
-                }
-            }
+        if let Progress::Executing(key) = task.progress
+            && let Some(worker) = self.workers.get_mut(&key)
+            && worker.task.is_some_and(|assigned| assigned.task == id)
+            && let Some(queue) = self.platforms.get_mut(worker.platform)
+        {
+            worker.task = None;
+            let tree = &mut queue.invocations;
+            tree.unpin(worker.stay.leave());
+            tree.add_idle(ROOT);
         }
+        self.unseat(&mut task);
         Some(task)
     }
 
     /// Takes an operation off its task. A task that nobody wants any more ends.
-    pub(super) fn detach(&mut self, name: Uuid, id: TaskId) {
+    pub(super) fn detach(&mut self, name: Uuid, id: TaskId, lineage: &Lineage) {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
@@ -190,28 +145,7 @@ impl Queue {
         if task.operations.is_empty() {
             self.discard(id);
         } else {
-            self.reprioritize(id);
-        }
-    }
-
-    /// A task is as urgent as the most urgent of its operations.
-    pub(super) fn reprioritize(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get_mut(&id) else {
-            return;
-        };
-        let priorities = task
-            .operations
-            .iter()
-            .filter_map(|name| Some(self.operations.get(name)?.priority));
-        let priority = priorities.min().unwrap_or(task.place.priority);
-        let old = task.place;
-        task.place.priority = priority;
-        if task.progress == Progress::Queued
-            && old != task.place
-            && let Some(platform) = self.platforms.get_mut(task.platform)
-        {
-            platform.order.remove(old);
-            platform.order.insert(task.place, id);
+            self.reseat(id, lineage);
         }
     }
 
@@ -220,18 +154,20 @@ impl Queue {
             return;
         };
         if let State::Attached(task) = operation.state {
-            self.detach(name, task);
+            self.detach(name, task, &operation.lineage);
         }
         self.effects.push(Effect::Removed(name));
     }
 
     /// No worker has come back to a platform queue for too long.
     fn remove_platform(&mut self, id: PlatformId) {
-        let Some(mut queue) = self.platforms.remove(id) else {
+        let Some(queue) = self.platforms.remove(id) else {
             return;
         };
-        while let Some(task) = queue.order.pop() {
-            self.complete(task, no_workers_left());
+        for invocation in queue.invocations.iter() {
+            for (_, task) in invocation.order.iter() {
+                self.complete(task, no_workers_left());
+            }
         }
     }
 
@@ -241,7 +177,7 @@ impl Queue {
         }
     }
 
-    fn notify_all(&mut self, id: TaskId) {
+    pub(super) fn notify_all(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
@@ -275,7 +211,7 @@ pub(super) fn failure(code: Code, message: impl Into<String>) -> rev2::ExecuteRe
     }
 }
 
-fn no_workers_left() -> rev2::ExecuteResponse {
+pub(super) fn no_workers_left() -> rev2::ExecuteResponse {
     failure(
         Code::Unavailable,
         "workers for the action's platform disappeared while it was queued",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::limits::Limits;
 use super::matching::Ignored;
 use super::timeout::Timeouts;
 
@@ -13,6 +14,11 @@ pub struct Settings {
     pub ignored: Ignored,
     /// Bounds on how long actions run.
     pub timeouts: Timeouts,
+    /// In which time a waiting operation gains one point of priority. None: it
+    /// never does.
+    pub aging_interval: Option<Duration>,
+    /// What one invocation may have.
+    pub limits: Limits,
     /// How long a platform queue outlives its last worker.
     pub no_workers_timeout: Duration,
     /// Whether tasks begin with a look-up in the action cache.
@@ -40,6 +46,8 @@ impl Default for Settings {
                 default: Duration::from_secs(30 * 60),
                 maximum: Duration::from_secs(2 * 60 * 60),
             },
+            aging_interval: Some(Duration::from_secs(60)),
+            limits: Limits::default(),
             no_workers_timeout: Duration::from_secs(15 * 60),
             check_action_cache: false,
             busy_interval: Duration::from_secs(10),

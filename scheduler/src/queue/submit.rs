@@ -1,5 +1,6 @@
 //! The clients' side: taking actions in, and what clients may do to operations.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,8 +9,9 @@ use proto::{Digest, InstanceName, PlatformKey, messages};
 use tonic::Code;
 use uuid::Uuid;
 
+use super::aging::Level;
+use super::invocation::InvocationKey;
 use super::operation::{Operation, Stage, State, View};
-use super::order::Place;
 use super::queue::{Queue, failure};
 use super::retry::Losses;
 use super::task::{Job, Progress, Task, TaskId};
@@ -29,6 +31,9 @@ pub struct Submission {
     pub platform: PlatformKey,
     /// REv2 ExecutionPolicy: lower is more urgent.
     pub priority: i32,
+    /// Whose it is: from the outermost invocation, such as a user, to the
+    /// innermost, such as one run of Bazel.
+    pub invocation: Vec<InvocationKey>,
     /// The client wants it executed even if there is a result.
     pub skip_cache_lookup: bool,
     /// To be passed on to the worker.
@@ -51,7 +56,7 @@ impl Queue {
     /// Takes an action in: joins the same action in flight, or makes a task.
     ///
     /// # Errors
-    /// [`Error::Timeout`], [`Error::NoWorkers`].
+    /// [`Error::Timeout`], [`Error::NoWorkers`], [`Error::TooManyQueued`].
     pub fn submit(&mut self, now: Now, submission: Submission) -> Result<Submitted, Error> {
         self.advance(now);
         let mut action = submission.action;
@@ -80,7 +85,14 @@ impl Queue {
         };
         let name = uuid::Builder::from_random_bytes((self.random)().to_ne_bytes()).into_uuid();
         let digest = job.digest;
-        let operation = |task| Operation::new(digest, submission.priority, task);
+        let interval = self.settings.aging_interval;
+        let level = Level::new(submission.priority, interval, self.started, now.instant);
+        // Operations of one invocation share the memory of its name.
+        let tree = &queue.invocations;
+        let known = tree.find(&submission.invocation).map(|id| tree.get(id));
+        let known = known.and_then(|node| node.lineage.clone());
+        let lineage = known.unwrap_or_else(|| submission.invocation.into());
+        let operation = |task| Operation::new(digest, lineage.clone(), level, task);
 
         if let Some(id) = self.dedup.find(&job)
             && let Some(task) = self.tasks.get_mut(&id)
@@ -88,16 +100,19 @@ impl Queue {
             task.operations.push(name);
             let checking = task.progress == Progress::CacheCheck;
             self.operations.insert(name, operation(id));
-            self.reprioritize(id);
+            self.seat(id, &lineage, level);
             if checking && submission.skip_cache_lookup {
                 self.enqueue(now, id);
             }
+            // It may have waited only because its other invocations have enough.
+            self.match_idle(now, [platform]);
             return Ok(Submitted {
                 operation: name,
                 look_up: None,
             });
         }
 
+        self.settings.limits.admit(tree, &lineage)?;
         let id = TaskId(self.next_id());
         let check = self.settings.check_action_cache
             && !submission.skip_cache_lookup
@@ -107,15 +122,14 @@ impl Queue {
         let task = Task {
             job: Arc::new(job),
             platform,
-            place: Place {
-                priority: submission.priority,
-                arrival: id.0,
-            },
+            seats: Vec::new(),
+            expected: Reverse(timeout),
             progress: Progress::CacheCheck,
             operations: vec![name],
             losses: Losses::default(),
         };
         self.tasks.insert(id, task);
+        self.seat(id, &lineage, level);
         if !check {
             self.enqueue(now, id);
         }
@@ -178,8 +192,10 @@ impl Queue {
         if let State::Attached(task) = operation.state {
             let response = failure(Code::Cancelled, "operation was cancelled by its client");
             operation.state = State::Done(Arc::new(response));
+            let lineage = operation.lineage.clone();
             self.notify(name);
-            self.detach(name, task);
+            self.detach(name, task, &lineage);
+            self.use_freed(now);
         }
         Ok(())
     }

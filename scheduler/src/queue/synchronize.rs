@@ -17,9 +17,11 @@ use proto::wire::rev2::ExecuteResponse;
 use proto::{Digest, InstanceName, PlatformKey};
 use tonic::Code;
 
+use super::invocation::ROOT;
 use super::platform_queue::PlatformId;
 use super::queue::{Effect, Queue, failure};
-use super::task::{Job, TaskId};
+use super::stickiness::Stay;
+use super::task::Job;
 use super::time::{Now, Timer};
 use super::worker::{Assigned, Blocked, Desired, Reply, Worker, WorkerId, WorkerKey};
 use crate::error::Error;
@@ -87,8 +89,12 @@ impl Queue {
             }
             Report::Executing(_) => false,
             Report::Completed(digest, response) if has(&digest) => {
-                if let Some(assigned) = assigned {
-                    self.complete(assigned.task, *response);
+                let failed = response
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.code != 0);
+                if let Some(task) = self.release(now, key, !failed) {
+                    self.complete(task, *response);
                 }
                 true
             }
@@ -101,11 +107,13 @@ impl Queue {
             Outcome::Reply(reply)
         } else if may_hold {
             self.hold(now, key);
+            self.use_freed(now);
             return Ok(Outcome::Hold(key));
         } else {
             Outcome::Reply(idle(now))
         };
         self.arm_expiry(now, key);
+        self.use_freed(now);
         Ok(outcome)
     }
 
@@ -129,17 +137,18 @@ impl Queue {
                 .get(&task)
                 .is_some_and(|t| Arc::ptr_eq(&t.job, job))
         {
-            worker.task = None;
-            self.enqueue(now, task);
+            self.release(now, key, false);
+            self.requeue(now, task);
         }
     }
 
     /// Answers every call that is being held, so that the scheduler can stop.
     pub fn release_all(&mut self, now: Now) {
         let held: Vec<_> = self
-            .platforms
+            .workers
             .iter()
-            .flat_map(|queue| queue.idle.values().copied())
+            .filter(|(_, worker)| worker.blocked.is_some())
+            .map(|(key, _)| *key)
             .collect();
         for worker in held {
             self.end_poll(now, worker);
@@ -171,9 +180,12 @@ impl Queue {
                 task: None,
                 blocked: None,
                 expires: None,
+                stay: Stay::default(),
             },
         );
         if let Some(queue) = self.platforms.get_mut(platform) {
+            queue.invocations.add_idle(ROOT);
+            queue.invocations.pin(ROOT);
             queue.workers.insert(call.worker.clone(), key);
             self.timers
                 .clear(queue.expires.take(), Timer::Platform(platform));
@@ -204,13 +216,6 @@ impl Queue {
         })
     }
 
-    /// Gives an idle worker the next task of its queue.
-    fn next(&mut self, now: Now, key: WorkerKey) -> Option<Reply> {
-        let platform = self.workers.get(&key)?.platform;
-        let task = self.platforms.get_mut(platform)?.order.pop()?;
-        self.assign(now, task, key)
-    }
-
     /// Holds the call of an idle worker.
     fn hold(&mut self, now: Now, key: WorkerKey) {
         let since = self.next_id();
@@ -220,7 +225,7 @@ impl Queue {
         };
         worker.blocked = Some(Blocked { since, until });
         if let Some(queue) = self.platforms.get_mut(worker.platform) {
-            queue.idle.insert(since, key);
+            queue.invocations.wait(worker.stay.at(), since, key);
         }
         self.timers.set(until, Timer::Poll(key));
     }
@@ -235,7 +240,7 @@ impl Queue {
             return;
         };
         if let Some(queue) = self.platforms.get_mut(worker.platform) {
-            queue.idle.remove(&blocked.since);
+            queue.invocations.unwait(worker.stay.at(), blocked.since);
         }
         self.timers.clear(Some(blocked.until), Timer::Poll(key));
         self.arm_expiry(now, key);
@@ -255,6 +260,10 @@ impl Queue {
         tracing::warn!(worker = %worker.id, executing = worker.task.is_some(), "worker disappeared");
         if let Some(queue) = self.platforms.get_mut(worker.platform) {
             queue.workers.remove(&worker.id);
+            if worker.task.is_none() {
+                queue.invocations.remove_idle(worker.stay.at());
+            }
+            queue.invocations.unpin(worker.stay.at());
         }
         if let Some(assigned) = worker.task {
             self.retry(now, assigned.task, worker.id);
@@ -275,14 +284,12 @@ impl Queue {
 
     /// Takes back the task of a worker that will not execute it.
     fn give_back(&mut self, now: Now, key: WorkerKey) {
-        let Some(worker) = self.workers.get_mut(&key) else {
+        let Some(task) = self.release(now, key, false) else {
             return;
         };
-        let Some(assigned) = worker.task.take() else {
-            return;
-        };
-        let (id, task): (WorkerId, TaskId) = (worker.id.clone(), assigned.task);
-        self.retry(now, task, id);
+        if let Some(worker) = self.workers.get(&key) {
+            self.retry(now, task, worker.id.clone());
+        }
     }
 
     fn arm_expiry(&mut self, now: Now, key: WorkerKey) {

@@ -1,16 +1,17 @@
 //! Units of work.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use proto::wire::{protobuf, rev2};
 use proto::{Digest, InstanceName};
 use uuid::Uuid;
 
-use super::order::Place;
 use super::platform_queue::PlatformId;
 use super::retry::Losses;
+use super::seats::Seat;
 use super::worker::WorkerKey;
 
 /// Names a task within one queue, for the life of the process.
@@ -50,7 +51,7 @@ pub struct Job {
 pub(super) enum Progress {
     /// Its result is being looked up in the action cache.
     CacheCheck,
-    /// It stands in its platform queue.
+    /// It stands in its invocations' queues.
     Queued,
     /// A worker has it.
     Executing(WorkerKey),
@@ -62,7 +63,9 @@ pub(super) enum Progress {
 pub(super) struct Task {
     pub(super) job: Arc<Job>,
     pub(super) platform: PlatformId,
-    pub(super) place: Place,
+    pub(super) seats: Vec<Seat>,
+    /// How long it is expected to take.
+    pub(super) expected: Reverse<Duration>,
     pub(super) progress: Progress,
     pub(super) operations: Vec<Uuid>,
     pub(super) losses: Losses,

@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::invocation::{InvocationId, Invocations};
 use super::platform_queue::PlatformId;
+use super::stickiness::Stay;
 use super::task::{Job, TaskId};
 
 /// Names a worker within one queue, for as long as the worker is remembered.
@@ -49,6 +51,23 @@ pub(super) struct Worker {
     pub(super) task: Option<Assigned>,
     pub(super) blocked: Option<Blocked>,
     pub(super) expires: Option<Instant>,
+    /// The invocation it works for, or worked for last: pinned.
+    pub(super) stay: Stay,
+}
+
+impl Worker {
+    /// Goes to work for another invocation.
+    pub(super) fn stay(&mut self, tree: &mut Invocations, id: InvocationId, now: Instant) {
+        let left = self.stay.at();
+        tree.pin(id);
+        self.stay.move_to(tree, id, now);
+        tree.unpin(left);
+    }
+
+    /// It is given no new task.
+    pub(super) fn is_drained(&self) -> bool {
+        false
+    }
 }
 
 /// The task a worker has.

@@ -8,7 +8,6 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use prost::Message as _;
 use proto::wire::longrunning::Operation;
-use proto::wire::protobuf;
 use proto::wire::rev2::execution_server::Execution;
 use proto::wire::rev2::{ExecuteRequest, RequestMetadata, WaitExecutionRequest};
 use proto::{Digest, DigestFunction, InstanceName, messages};
@@ -18,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::action::Actions;
 use super::dispatcher::{Dispatcher, Updates};
+use super::invocation::{self, KeyExtractor};
 use super::operations;
 use crate::error::Error;
 use crate::queue::{Submission, TaskId};
@@ -41,6 +41,8 @@ pub struct ExecutionService {
     pub actions: Actions,
     /// Asked before an action is queued, where there is one.
     pub action_cache: Option<Arc<dyn ActionCache>>,
+    /// What makes executions one invocation.
+    pub extractors: Vec<KeyExtractor>,
 }
 
 #[tonic::async_trait]
@@ -54,6 +56,8 @@ impl Execution for ExecutionService {
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let metadata = request_metadata(request.metadata());
         let trace = trace_context(request.metadata());
+        let unknown = RequestMetadata::default();
+        let invocation = invocation::keys(&self.extractors, metadata.as_ref().unwrap_or(&unknown));
         let request = request.into_inner();
         let instance = InstanceName::new(&request.instance_name)
             .map_err(|error| Error::invalid("instance_name", error))?;
@@ -66,7 +70,11 @@ impl Execution for ExecutionService {
             platform,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             skip_cache_lookup: request.skip_cache_lookup,
-            metadata,
+            invocation,
+            metadata: metadata
+                .map(|metadata| messages::pack_rev2("RequestMetadata", &metadata))
+                .into_iter()
+                .collect(),
             trace,
         })?;
         tracing::debug!(operation = %updates.name, action = %digest, %instance, "submitted");
@@ -125,14 +133,11 @@ fn action_digest(request: &ExecuteRequest) -> Result<Digest, Error> {
 
 /// What the client tells about itself. It is for the worker and for people, so
 /// what cannot be decoded is left out rather than refused.
-fn request_metadata(headers: &MetadataMap) -> Vec<protobuf::Any> {
+fn request_metadata(headers: &MetadataMap) -> Option<RequestMetadata> {
     headers
         .get_bin(REQUEST_METADATA)
         .and_then(|value| value.to_bytes().ok())
         .and_then(|bytes| RequestMetadata::decode(bytes).ok())
-        .map(|metadata| messages::pack_rev2("RequestMetadata", &metadata))
-        .into_iter()
-        .collect()
 }
 
 /// The W3C trace context headers.

@@ -3,13 +3,15 @@
 //! [`dispatcher`] holds the queue and everyone who waits on it: clients' streams,
 //! workers' calls, the next deadline. [`execution`], [`operations`] and
 //! [`capabilities`] face clients, [`operation_queue`] faces workers; they turn
-//! messages into validated types and back. [`action`] fetches what the scheduler
+//! messages into validated types and back. [`invocation`] tells whose an
+//! execution is; [`action`] fetches what the scheduler
 //! must know of an action before it can place it.
 
 pub mod action;
 pub mod capabilities;
 pub mod dispatcher;
 pub mod execution;
+pub mod invocation;
 pub mod operation_queue;
 pub mod operations;
 #[cfg(test)]

@@ -146,7 +146,11 @@ fn without_a_queue_an_action_is_refused_softly_at_first_and_with_reasons_later()
 
 #[test]
 fn predeclared_queues_wait_for_workers_without_end() {
-    let predeclared = [(InstanceName::new("main").unwrap(), os("linux"))];
+    let predeclared = [Predeclared {
+        prefix: InstanceName::new("main").unwrap(),
+        platform: os("linux"),
+        stickiness_limits: Vec::new(),
+    }];
     let mut farm = Farm::new(Settings::default());
     farm.queue = Queue::new(Settings::default(), &predeclared, Box::new(|| 7), farm.now);
     let operation = farm.submit("x");

@@ -9,7 +9,9 @@ use tonic::Code;
 use uuid::Uuid;
 
 mod clients;
+mod fairness;
 mod random;
+mod tree;
 mod workers;
 
 use super::*;
@@ -40,9 +42,25 @@ pub(super) fn submission(content: &str) -> Submission {
         action: Action::default(),
         platform: os("linux"),
         priority: 0,
+        invocation: Vec::new(),
         skip_cache_lookup: false,
         metadata: Vec::new(),
         trace: HashMap::new(),
+    }
+}
+
+/// An action of an invocation, named from the outermost on.
+pub(super) fn of(invocation: &[&str], content: &str) -> Submission {
+    Submission {
+        invocation: invocation.iter().map(|name| key(name)).collect(),
+        ..submission(content)
+    }
+}
+
+pub(super) fn key(name: &str) -> InvocationKey {
+    InvocationKey {
+        type_url: "name".into(),
+        value: name.as_bytes().into(),
     }
 }
 

@@ -15,6 +15,7 @@ enum Event {
         action: u8,
         priority: i8,
         uncached: bool,
+        invocation: u8,
     },
     Call {
         worker: u8,
@@ -46,8 +47,8 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0..6u8, -2..3i8, prop::bool::weighted(0.1))
-            .prop_map(|(action, priority, uncached)| Event::Submit { action, priority, uncached }),
+        4 => (0..6u8, -2..3i8, prop::bool::weighted(0.1), 0..5u8)
+            .prop_map(|(action, priority, uncached, invocation)| Event::Submit { action, priority, uncached, invocation }),
         5 => (0..4u8, prop::bool::weighted(0.9), prop::bool::weighted(0.1))
             .prop_map(|(worker, honest, prefer_being_idle)| Event::Call { worker, honest, prefer_being_idle }),
         4 => (0..4u8).prop_map(|worker| Event::Complete { worker }),
@@ -113,11 +114,15 @@ impl Ledger {
                 action,
                 priority,
                 uncached,
+                invocation,
             } => {
                 let name = if uncached { "uncached" } else { "action" };
                 let mut submission = submission(&format!("{name} {action}"));
                 submission.priority = i32::from(priority) * 1_000_000_000;
                 submission.action.do_not_cache = uncached;
+                let lineages: [&[&str]; 5] = [&[], &["a"], &["a", "b"], &["a", "c"], &["d", "b"]];
+                let lineage = lineages[usize::from(invocation)];
+                submission.invocation = lineage.iter().map(|name| key(name)).collect();
                 if let Ok(submitted) = farm.try_submit(submission) {
                     self.operations.push(submitted.operation);
                     self.waiting.insert(submitted.operation, 1);
@@ -196,7 +201,6 @@ impl Ledger {
 /// What must hold between any two events.
 fn check(farm: &Farm, ledger: &Ledger) {
     let queue = &farm.queue;
-    let mut queued = 0;
     for (id, task) in &queue.tasks {
         assert!(!task.operations.is_empty(), "a task nobody wants");
         for name in &task.operations {
@@ -213,22 +217,29 @@ fn check(farm: &Farm, ledger: &Ledger) {
             usize::from(executing),
             "on one worker or none"
         );
-        queued += usize::from(task.progress == task::Progress::Queued);
     }
     let mut standing = 0;
     for platform in queue.platforms.iter() {
-        standing += platform.order.len();
-        let idle = !platform.idle.is_empty();
+        standing += tree::check(&platform.invocations);
+        let waiting = platform.invocations.get(invocation::ROOT).idle.waiting;
         assert!(
-            !idle || platform.order.len() == 0,
+            waiting == 0 || !platform.invocations.is_ready(),
             "a worker idles while a task waits"
         );
-        for key in platform.idle.values() {
-            let worker = &queue.workers[key];
-            assert!(worker.blocked.is_some() && worker.task.is_none());
-        }
     }
-    assert_eq!(queued, standing, "each queued task stands in a queue, once");
+    for worker in queue.workers.values().filter(|w| w.blocked.is_some()) {
+        assert!(worker.task.is_none());
+    }
+    let seats = |task: &task::Task| task.seats.len();
+    let queued_tasks = queue
+        .tasks
+        .values()
+        .filter(|t| t.progress == task::Progress::Queued);
+    assert_eq!(
+        queued_tasks.map(seats).sum::<usize>(),
+        standing,
+        "queued where it has seats"
+    );
     for (name, operation) in &queue.operations {
         if let operation::State::Attached(task) = operation.state {
             assert!(
@@ -250,9 +261,14 @@ proptest! {
     #[test]
     fn nothing_is_lost_doubled_or_left_behind(
         check_action_cache: bool,
+        maximum_executing in prop::option::of(1..3u32),
         events in prop::collection::vec(event(), 1..200),
     ) {
-        let mut farm = Farm::new(Settings { check_action_cache, ..Settings::default() });
+        let mut farm = Farm::new(Settings {
+            check_action_cache,
+            limits: Limits { queued: None, executing: maximum_executing },
+            ..Settings::default()
+        });
         let mut ledger = Ledger::default();
         for event in &events {
             ledger.play(&mut farm, event);
@@ -278,8 +294,15 @@ proptest! {
                 farm.queue.leave(farm.now, name);
             }
         }
+        for platform in farm.queue.platforms.iter() {
+            // Nothing is left but what idle workers remember.
+            prop_assert_eq!(tree::check(&platform.invocations), 0);
+        }
         for _ in 0..20 {
-            farm.pass(120);
+            farm.pass(60);
+            for platform in farm.queue.platforms.iter().filter(|queue| queue.workers.is_empty()) {
+                prop_assert!(tree::is_bare(&platform.invocations));
+            }
         }
         prop_assert!(farm.queue.operations.is_empty());
         prop_assert!(farm.queue.workers.is_empty());

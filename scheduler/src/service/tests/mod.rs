@@ -33,7 +33,8 @@ use tonic::{Status, Streaming};
 
 use super::operation_queue::OperationQueueService;
 use super::{Actions, Dispatcher};
-use crate::queue::{Now, Queue, Settings};
+use crate::queue::{Now, Predeclared, Queue, Settings};
+use crate::service::invocation::KeyExtractor;
 
 /// A storage in memory.
 #[derive(Default)]
@@ -147,11 +148,20 @@ impl Farm {
         let cache = memory.clone() as Arc<dyn ActionCache>;
         let cache = settings.check_action_cache.then_some(cache);
         let linux = PlatformKey::from_wire(Some(&platform("linux"))).unwrap();
-        let predeclared = [(InstanceName::empty(), linux)];
+        let predeclared = [Predeclared {
+            prefix: InstanceName::empty(),
+            platform: linux,
+            stickiness_limits: Vec::new(),
+        }];
         let queue = Queue::new(settings, &predeclared, Box::new(rand::random), now);
         let dispatcher = Dispatcher::new(queue, shutdown.clone());
         let listener = daemon::listen(&address).await.unwrap();
-        let routes = crate::client_routes(dispatcher.clone(), actions, cache);
+        let routes = crate::client_routes(
+            dispatcher.clone(),
+            actions,
+            cache,
+            vec![KeyExtractor::ToolInvocationId],
+        );
         let workers = OperationQueueServer::new(OperationQueueService(dispatcher.clone()));
         let routes = routes.add_service(workers);
         tokio::spawn(daemon::serve(listener, routes, shutdown.clone()));

@@ -1,0 +1,165 @@
+//! Bringing tasks and workers together.
+
+use tonic::Code;
+
+use super::invocation::{InvocationId, ROOT};
+use super::platform_queue::PlatformId;
+use super::queue::{Effect, Queue, failure, no_workers_left};
+use super::retry::Verdict;
+use super::task::{Progress, TaskId};
+use super::time::Now;
+use super::worker::{Assigned, Desired, Reply, WorkerId, WorkerKey};
+
+impl Queue {
+    /// Hands a task to an idle worker, or lets it wait in its invocations.
+    pub(super) fn enqueue(&mut self, now: Now, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let Some(queue) = self.platforms.get_mut(task.platform) else {
+            // Removed for want of workers while the action cache was asked.
+            self.complete(id, no_workers_left());
+            return;
+        };
+        let tree = &mut queue.invocations;
+        let mut seats = task.invocations();
+        seats.retain(|id| !tree.is_full(*id));
+        // Whatever may be handed out already goes by its turn.
+        if let Some(invocation) = seats.first().copied().filter(|_| !tree.is_ready())
+            && let Some(worker) = tree.idle_worker(seats)
+        {
+            self.give(now, id, invocation, worker);
+            return;
+        }
+        task.progress = Progress::Queued;
+        for seat in &task.seats {
+            tree.queue(seat.invocation, seat.place, id);
+        }
+        self.match_idle(now, self.tasks.get(&id).map(|task| task.platform));
+        if self.tasks.get(&id).map(|task| task.progress) == Some(Progress::Queued) {
+            self.notify_all(id);
+        }
+    }
+
+    /// Hands out what may be to workers that are idle. There is both only when an
+    /// invocation was at its limit until now, or a worker drained.
+    pub(super) fn match_idle(&mut self, now: Now, platforms: impl IntoIterator<Item = PlatformId>) {
+        for platform in platforms {
+            while let Some(queue) = self.platforms.get(platform)
+                && queue.invocations.get(ROOT).idle.waiting > 0
+                && let Some((invocation, id)) = queue.invocations.next(|_| None)
+                && let Some(task) = self.tasks.get(&id)
+                && let Some(worker) = queue.invocations.idle_worker(task.invocations())
+            {
+                self.unqueue(id);
+                self.give(now, id, invocation, worker);
+            }
+        }
+    }
+
+    /// Lets workers profit from what calls since the last time have set free.
+    pub(super) fn use_freed(&mut self, now: Now) {
+        let freed = std::mem::take(&mut self.freed);
+        self.match_idle(now, freed);
+    }
+
+    fn give(&mut self, now: Now, id: TaskId, invocation: InvocationId, worker: WorkerKey) {
+        self.unblock(now, worker);
+        if let Some(reply) = self.assign(now, id, invocation, worker) {
+            self.effects.push(Effect::Answer(worker, reply));
+        }
+    }
+
+    fn unqueue(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(&id) else {
+            return;
+        };
+        if let Some(queue) = self.platforms.get_mut(task.platform) {
+            for seat in &task.seats {
+                queue.invocations.unqueue(seat.invocation, seat.place);
+            }
+        }
+    }
+
+    /// Gives an idle worker the next task of its queue.
+    pub(super) fn next(&mut self, now: Now, key: WorkerKey) -> Option<Reply> {
+        let worker = self.workers.get(&key)?;
+        if worker.is_drained() {
+            return None;
+        }
+        let queue = self.platforms.get(worker.platform)?;
+        let limits = &queue.stickiness_limits;
+        let preferred = |depth| worker.stay.preferred(depth, limits, now.instant);
+        let (invocation, id) = queue.invocations.next(preferred)?;
+        self.unqueue(id);
+        self.assign(now, id, invocation, key)
+    }
+
+    /// Gives a task that stands in no queue to a worker that has none, on behalf
+    /// of an invocation. The reply is for that worker.
+    fn assign(
+        &mut self,
+        now: Now,
+        id: TaskId,
+        invocation: InvocationId,
+        key: WorkerKey,
+    ) -> Option<Reply> {
+        let (task, worker) = (self.tasks.get_mut(&id)?, self.workers.get_mut(&key)?);
+        let tree = &mut self.platforms.get_mut(task.platform)?.invocations;
+        task.progress = Progress::Executing(key);
+        tree.start(&task.invocations());
+        worker.task = Some(Assigned { task: id, sends: 1 });
+        tree.remove_idle(worker.stay.at());
+        worker.stay(tree, invocation, now.instant);
+        let desired = Desired::Execute(task.job.clone());
+        self.notify_all(id);
+        Some(Reply {
+            next: now.wall_after(self.settings.busy_interval),
+            desired,
+        })
+    }
+
+    /// Takes its task from a worker, which is idle from now on, at an invocation:
+    /// that which all have in common for whom it worked, or, if the work came to
+    /// nothing, the root.
+    pub(super) fn release(&mut self, now: Now, key: WorkerKey, finished: bool) -> Option<TaskId> {
+        let worker = self.workers.get_mut(&key)?;
+        let id = worker.task.take()?.task;
+        let tree = &mut self.platforms.get_mut(worker.platform)?.invocations;
+        let at = self.tasks.get(&id).filter(|_| finished);
+        let at = at.map_or(ROOT, |task| tree.common(&task.invocations()));
+        worker.stay(tree, at, now.instant);
+        tree.add_idle(at);
+        Some(id)
+    }
+
+    /// Takes back a task that is with no worker any more, and queues it again.
+    pub(super) fn requeue(&mut self, now: Now, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        if let Progress::Executing(_) = task.progress
+            && let Some(queue) = self.platforms.get_mut(task.platform)
+        {
+            queue.invocations.stop(&task.invocations());
+            task.progress = Progress::CacheCheck;
+            self.freed.insert(task.platform);
+        }
+        self.enqueue(now, id);
+        self.use_freed(now);
+    }
+
+    /// A worker that had this task is gone, or has forgotten it.
+    pub(super) fn retry(&mut self, now: Now, id: TaskId, worker: WorkerId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        match task.losses.add(worker, self.settings.maximum_runs) {
+            Verdict::Retry => self.requeue(now, id),
+            Verdict::GiveUp(message) => {
+                self.complete(id, failure(Code::Unavailable, message));
+                self.use_freed(now);
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The tree of invocations: whose the queued and the executing actions are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proto::wire::protobuf;
+
+use super::aging::Level;
+use super::fairness::Score;
+use super::locality::{Idle, IdleChild};
+use super::order::{Order, Place};
+use super::task::TaskId;
+
+/// What tells one invocation from its siblings: a packed message, as in Buildbarn
+/// (buildqueuestate.InvocationName), such as a REv2 RequestMetadata of which only
+/// `tool_invocation_id` is set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InvocationKey {
+    /// As in an `Any`.
+    pub type_url: Arc<str>,
+    /// As in an `Any`.
+    pub value: Arc<[u8]>,
+}
+
+impl From<protobuf::Any> for InvocationKey {
+    fn from(any: protobuf::Any) -> Self {
+        Self {
+            type_url: any.type_url.into(),
+            value: any.value.into(),
+        }
+    }
+}
+
+impl From<&InvocationKey> for protobuf::Any {
+    fn from(key: &InvocationKey) -> Self {
+        Self {
+            type_url: key.type_url.to_string(),
+            value: key.value.to_vec(),
+        }
+    }
+}
+
+/// The keys from the outermost invocation (a user, say) to the innermost (one run
+/// of a build tool).
+pub(super) type Lineage = Arc<[InvocationKey]>;
+
+/// Names an invocation within one tree, while it is pinned there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct InvocationId(pub(super) usize);
+
+/// The invocation that all others belong to.
+pub(super) const ROOT: InvocationId = InvocationId(0);
+
+/// One invocation. It exists while a task or a worker pins it or it has children.
+#[derive(Debug, Default)]
+pub(super) struct Invocation {
+    pub(super) lineage: Option<Lineage>,
+    pub(super) parent: Option<InvocationId>,
+    pub(super) children: BTreeMap<InvocationKey, InvocationId>,
+    pins: usize,
+    /// Unfinished tasks that are directly its own.
+    pub(super) tasks: usize,
+    /// Those of them that are queued.
+    pub(super) order: Order,
+    /// How many are queued in its descendants.
+    pub(super) queued_below: usize,
+    /// How many workers execute tasks of it or of its descendants.
+    pub(super) executing: u32,
+    /// When it was last served: counts up.
+    last_started: u64,
+    /// Children that have something to hand out, the one to be served next first.
+    ready: BTreeSet<Ready>,
+    /// Its own entry in its parent's `ready`.
+    ready_as: Option<(Ready, Level)>,
+    /// Its idle workers, and its entry in its parent's account of them.
+    pub(super) idle: Idle,
+    pub(super) idle_as: Option<IdleChild>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ready {
+    score: Score,
+    last_started: u64,
+    id: InvocationId,
+}
+
+/// The invocations of one queue.
+///
+/// Each change is carried from an invocation up to the root, where every level
+/// keeps its children sorted. So handing out a task costs a logarithm per level,
+/// however many invocations and operations there are.
+#[derive(Debug)]
+pub(super) struct Invocations {
+    nodes: Vec<Invocation>,
+    free: Vec<InvocationId>,
+    /// No task of an invocation is handed out while it has so many executing.
+    maximum_executing: Option<u32>,
+    served: u64,
+}
+
+impl Invocations {
+    pub(super) fn new(maximum_executing: Option<u32>) -> Self {
+        Self {
+            nodes: vec![Invocation::default()],
+            free: Vec::new(),
+            maximum_executing,
+            served: 0,
+        }
+    }
+
+    /// An invocation that exists.
+    pub(super) fn get(&self, id: InvocationId) -> &Invocation {
+        &self.nodes[id.0]
+    }
+
+    pub(super) fn get_mut(&mut self, id: InvocationId) -> &mut Invocation {
+        &mut self.nodes[id.0]
+    }
+
+    pub(super) fn find(&self, lineage: &[InvocationKey]) -> Option<InvocationId> {
+        let mut keys = lineage.iter();
+        keys.try_fold(ROOT, |id, key| self.get(id).children.get(key).copied())
+    }
+
+    /// Pins an invocation, made if there is none.
+    pub(super) fn open(&mut self, lineage: &Lineage) -> InvocationId {
+        let mut id = ROOT;
+        for (depth, key) in lineage.iter().enumerate() {
+            if let Some(child) = self.get(id).children.get(key) {
+                id = *child;
+                continue;
+            }
+            let whole = depth + 1 == lineage.len();
+            let node = Invocation {
+                lineage: Some(if whole {
+                    lineage.clone()
+                } else {
+                    lineage[..=depth].into()
+                }),
+                parent: Some(id),
+                ..Invocation::default()
+            };
+            let child = if let Some(child) = self.free.pop() {
+                self.nodes[child.0] = node;
+                child
+            } else {
+                self.nodes.push(node);
+                InvocationId(self.nodes.len() - 1)
+            };
+            self.get_mut(id).children.insert(key.clone(), child);
+            self.pin(id);
+            id = child;
+        }
+        self.pin(id);
+        id
+    }
+
+    pub(super) fn pin(&mut self, id: InvocationId) {
+        self.get_mut(id).pins += 1;
+    }
+
+    /// Takes a pin back. What nobody needs any more goes.
+    pub(super) fn unpin(&mut self, mut id: InvocationId) {
+        loop {
+            let node = self.get_mut(id);
+            node.pins = node.pins.saturating_sub(1);
+            let Some(parent) = node.parent.filter(|_| node.pins == 0) else {
+                return;
+            };
+            let gone = std::mem::take(node);
+            if let Some(key) = gone.lineage.as_ref().and_then(|lineage| lineage.last()) {
+                self.get_mut(parent).children.remove(key);
+            }
+            self.free.push(id);
+            id = parent;
+        }
+    }
+
+    /// An invocation and those it belongs to, the root last.
+    pub(super) fn chain(&self, id: InvocationId) -> impl Iterator<Item = InvocationId> + '_ {
+        std::iter::successors(Some(id), |id| self.get(*id).parent)
+    }
+
+    /// The same, the root left out and the outermost first.
+    pub(super) fn path(&self, id: InvocationId) -> Vec<InvocationId> {
+        let mut path: Vec<_> = self.chain(id).filter(|id| *id != ROOT).collect();
+        path.reverse();
+        path
+    }
+
+    /// The innermost invocation that all of these belong to.
+    pub(super) fn common(&self, ids: &[InvocationId]) -> InvocationId {
+        let mut paths = ids.iter().map(|id| self.path(*id));
+        let first = paths.next().unwrap_or_default();
+        let shared = paths.fold(first, |shared, path| {
+            let both = shared.iter().zip(&path);
+            both.take_while(|(a, b)| a == b).map(|(a, _)| *a).collect()
+        });
+        shared.last().copied().unwrap_or(ROOT)
+    }
+
+    /// Whether an invocation has as many tasks executing as it may.
+    pub(super) fn is_full(&self, id: InvocationId) -> bool {
+        id != ROOT
+            && self
+                .maximum_executing
+                .is_some_and(|maximum| self.get(id).executing >= maximum)
+    }
+
+    pub(super) fn queue(&mut self, id: InvocationId, place: Place, task: TaskId) {
+        self.get_mut(id).order.insert(place, task);
+        self.above(id, |node| node.queued_below += 1);
+        self.refresh(id);
+    }
+
+    pub(super) fn unqueue(&mut self, id: InvocationId, place: Place) {
+        self.get_mut(id).order.remove(place);
+        self.above(id, |node| {
+            node.queued_below = node.queued_below.saturating_sub(1)
+        });
+        self.refresh(id);
+    }
+
+    /// A task of these invocations starts. However many of them belong to another
+    /// one, that counts it once.
+    pub(super) fn start(&mut self, ids: &[InvocationId]) {
+        self.served += 1;
+        let served = self.served;
+        self.count(ids, |node| {
+            node.executing += 1;
+            node.last_started = served;
+        });
+    }
+
+    /// A task of these invocations executes no more.
+    pub(super) fn stop(&mut self, ids: &[InvocationId]) {
+        self.count(ids, |node| {
+            node.executing = node.executing.saturating_sub(1)
+        });
+    }
+
+    fn count(&mut self, ids: &[InvocationId], change: impl Fn(&mut Invocation)) {
+        let mut all: Vec<InvocationId> = Vec::with_capacity(4);
+        for id in ids {
+            for id in self.chain(*id) {
+                if !all.contains(&id) {
+                    all.push(id);
+                }
+            }
+        }
+        for id in all {
+            change(self.get_mut(id));
+        }
+        for id in ids {
+            self.refresh(*id);
+        }
+    }
+
+    fn above(&mut self, id: InvocationId, change: impl Fn(&mut Invocation)) {
+        let mut next = self.get(id).parent;
+        while let Some(id) = next {
+            change(self.get_mut(id));
+            next = self.get(id).parent;
+        }
+    }
+
+    /// The level of the task that would be handed out next, if there is one.
+    fn head(&self, id: InvocationId) -> Option<Level> {
+        if let Some((place, _)) = self.direct(id) {
+            return Some(place.level);
+        }
+        let child = self.get(id).ready.first()?.id;
+        self.get(child).ready_as.map(|(_, level)| level)
+    }
+
+    /// The next of the tasks that are directly its own, if one may be handed out.
+    fn direct(&self, id: InvocationId) -> Option<(Place, TaskId)> {
+        self.get(id).order.first().filter(|_| !self.is_full(id))
+    }
+
+    /// The task to hand out next. Tasks that are directly an invocation's own go
+    /// before its children's. Of children whose scores are equal `preferred` may
+    /// choose one by its depth, the outermost being 0; else it is the one served
+    /// least recently.
+    pub(super) fn next(
+        &self,
+        preferred: impl Fn(usize) -> Option<InvocationId>,
+    ) -> Option<(InvocationId, TaskId)> {
+        let mut id = ROOT;
+        for depth in 0.. {
+            if let Some((_, task)) = self.direct(id) {
+                return Some((id, task));
+            }
+            let best = self.get(id).ready.first()?;
+            let sticky = preferred(depth).filter(|other| {
+                let other = self.get(*other);
+                other.parent == Some(id)
+                    && other.ready_as.is_some_and(|(r, _)| r.score == best.score)
+            });
+            id = sticky.unwrap_or(best.id);
+        }
+        None
+    }
+
+    /// Whether there is a task to hand out.
+    pub(super) fn is_ready(&self) -> bool {
+        self.head(ROOT).is_some()
+    }
+
+    /// Brings what its ancestors know of an invocation up to date.
+    pub(super) fn refresh(&mut self, mut id: InvocationId) {
+        while let Some(parent) = self.get(id).parent {
+            let node = self.get(id);
+            let ready = self.head(id).map(|level| {
+                let ready = Ready {
+                    score: Score::new(node.executing, level),
+                    last_started: node.last_started,
+                    id,
+                };
+                (ready, level)
+            });
+            let idle = node.idle.as_child(id, node.executing);
+            let (was_ready, was_idle) = (node.ready_as, node.idle_as);
+            let above = self.get_mut(parent);
+            if was_ready != ready {
+                was_ready.inspect(|(was, _)| {
+                    above.ready.remove(was);
+                });
+                above.ready.extend(ready.map(|(ready, _)| ready));
+            }
+            above.idle.replace_child(was_idle, idle);
+            let node = self.get_mut(id);
+            (node.ready_as, node.idle_as) = (ready, idle);
+            id = parent;
+        }
+    }
+
+    /// Every invocation that exists.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Invocation> {
+        let alive = |node: &&Invocation| node.parent.is_some();
+        self.nodes
+            .iter()
+            .take(1)
+            .chain(self.nodes.iter().skip(1).filter(alive))
+    }
+}

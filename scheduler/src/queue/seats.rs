@@ -1,0 +1,156 @@
+//! Where a task stands: once in each invocation that wants it.
+//!
+//! Identical actions are executed once for all clients that want them. Each of
+//! their invocations has the task among its own, at the place its own operations
+//! give it, and counts its worker when it is executed. The task is handed out on
+//! behalf of the invocation that is served first.
+
+use super::aging::Level;
+use super::invocation::{InvocationId, Lineage};
+use super::order::Place;
+use super::queue::Queue;
+use super::task::{Progress, Task, TaskId};
+
+/// The place of a task in one invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seat {
+    pub(super) invocation: InvocationId,
+    pub(super) place: Place,
+}
+
+impl Task {
+    /// The invocations that want it.
+    pub(super) fn invocations(&self) -> Vec<InvocationId> {
+        self.seats.iter().map(|seat| seat.invocation).collect()
+    }
+}
+
+impl Queue {
+    /// Gives a task a seat in an invocation, no less urgent than `level`.
+    pub(super) fn seat(&mut self, id: TaskId, lineage: &Lineage, level: Level) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let Some(queue) = self.platforms.get_mut(task.platform) else {
+            return;
+        };
+        let tree = &mut queue.invocations;
+        let invocation = tree.open(lineage);
+        let mut seats = task.seats.iter_mut();
+        if let Some(seat) = seats.find(|seat| seat.invocation == invocation) {
+            tree.unpin(invocation);
+            if level < seat.place.level {
+                self.move_seat(id, invocation, level);
+            }
+            return;
+        }
+        let place = Place {
+            level,
+            expected: task.expected,
+            arrival: id.0,
+        };
+        tree.get_mut(invocation).tasks += 1;
+        match task.progress {
+            Progress::CacheCheck => {}
+            Progress::Queued => tree.queue(invocation, place, id),
+            Progress::Executing(_) => tree.stop(&task.invocations()),
+        }
+        task.seats.push(Seat { invocation, place });
+        if let Progress::Executing(_) = task.progress {
+            tree.start(&task.invocations());
+        }
+    }
+
+    /// An operation of this invocation has left a task: its seat goes, or is as
+    /// urgent as those of its operations that remain.
+    pub(super) fn reseat(&mut self, id: TaskId, lineage: &Lineage) {
+        let Some(task) = self.tasks.get(&id) else {
+            return;
+        };
+        let Some(queue) = self.platforms.get_mut(task.platform) else {
+            return;
+        };
+        let Some(invocation) = queue.invocations.find(lineage) else {
+            return;
+        };
+        let operations = task.operations.iter();
+        let levels = operations
+            .filter_map(|name| self.operations.get(name))
+            .filter(|operation| operation.lineage == *lineage)
+            .map(|operation| operation.level);
+        if let Some(level) = levels.min() {
+            self.move_seat(id, invocation, level);
+            return;
+        }
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let mut seats = task.seats.iter();
+        let Some(index) = seats.position(|seat| seat.invocation == invocation) else {
+            return;
+        };
+        let tree = &mut queue.invocations;
+        let executing = matches!(task.progress, Progress::Executing(_));
+        if executing {
+            tree.stop(&task.invocations());
+        }
+        let seat = task.seats.remove(index);
+        match task.progress {
+            Progress::CacheCheck => {}
+            Progress::Queued => tree.unqueue(invocation, seat.place),
+            Progress::Executing(_) => tree.start(&task.invocations()),
+        }
+        let node = tree.get_mut(invocation);
+        node.tasks = node.tasks.saturating_sub(1);
+        tree.unpin(invocation);
+        if executing {
+            let platform = task.platform;
+            self.freed.insert(platform);
+        }
+    }
+
+    fn move_seat(&mut self, id: TaskId, invocation: InvocationId, level: Level) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let mut seats = task.seats.iter_mut();
+        let Some(seat) = seats.find(|seat| seat.invocation == invocation) else {
+            return;
+        };
+        let old = seat.place;
+        seat.place.level = level;
+        let new = seat.place;
+        if task.progress == Progress::Queued
+            && old != new
+            && let Some(queue) = self.platforms.get_mut(task.platform)
+        {
+            queue.invocations.unqueue(invocation, old);
+            queue.invocations.queue(invocation, new, id);
+        }
+    }
+
+    /// Takes all its seats from a task that is over.
+    pub(super) fn unseat(&mut self, task: &mut Task) {
+        let Some(queue) = self.platforms.get_mut(task.platform) else {
+            return;
+        };
+        let tree = &mut queue.invocations;
+        match task.progress {
+            Progress::CacheCheck => {}
+            Progress::Queued => {
+                for seat in &task.seats {
+                    tree.unqueue(seat.invocation, seat.place);
+                }
+            }
+            Progress::Executing(_) => {
+                tree.stop(&task.invocations());
+                self.freed.insert(task.platform);
+            }
+        }
+        for seat in task.seats.drain(..) {
+            let node = tree.get_mut(seat.invocation);
+            node.tasks = node.tasks.saturating_sub(1);
+            tree.unpin(seat.invocation);
+        }
+    }
+}
