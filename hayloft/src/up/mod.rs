@@ -71,15 +71,24 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("cannot start the event loop")
 }
 
+/// Tells whoever started the farm how to use it. Nobody may be listening any
+/// more; the farm runs all the same.
 fn announce(farm: &Farm, options: &Options) {
-    println!("Hayloft takes actions at {}", farm.address());
-    println!("State is in {}", options.directory.display());
-    println!();
-    println!("In .bazelrc:");
-    println!("    build --remote_executor={}", farm.address());
-    if !options.platform.is_empty() {
-        for (name, value) in &options.platform {
-            println!("    build --remote_default_exec_properties={name}={value}");
-        }
+    use std::io::Write;
+    let address = farm.address();
+    let directory = options.directory.display();
+    let mut text = format!(
+        "Hayloft takes actions at {address}\nState is in {directory}\n\n\
+         In .bazelrc:\n    build --remote_executor={address}\n"
+    );
+    for (name, value) in &options.platform {
+        text += &format!("    build --remote_default_exec_properties={name}={value}\n");
+    }
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        tracing::debug!(%error, "cannot announce the farm");
     }
 }
