@@ -151,7 +151,9 @@ impl BuildDirectories {
         let place = self.cleaner.place().await?;
         let preferred = action.map(|action| action.hash()[..16].to_string());
         let directories = Arc::clone(self);
-        let making = tokio::task::spawn_blocking(move || {
+        // Moving a directory is quick, making seven inodes may not be.
+        let short = again && self.spares.any();
+        let making = files::blocking(short, move || {
             let (name, directory, empty) = directories.make_named(preferred, again)?;
             let build = BuildDirectory {
                 parent: directories,

@@ -5,12 +5,14 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::time::TimeSpec;
+use tokio::task::JoinError;
 
 /// Longest path handed to the kernel at once (`PATH_MAX` is 4096).
 const PATH_PIECE: usize = 4000;
@@ -38,6 +40,25 @@ impl Kind {
             _ => Self::Other,
         }
     }
+}
+
+/// How many processors there are. Asking is a matter of several files.
+pub(crate) fn processors() -> usize {
+    static COUNT: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+    *COUNT
+}
+
+/// Does file work on a thread for it, or, when it is a matter of microseconds,
+/// here: handing it over takes longer.
+pub(crate) async fn blocking<T: Send + 'static>(
+    short: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    if short {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
 }
 
 /// The permission bits of a stat.

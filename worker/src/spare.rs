@@ -56,6 +56,12 @@ impl Spares {
         room
     }
 
+    /// Whether any is kept at the moment.
+    pub(crate) fn any(&self) -> bool {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        !names.is_empty()
+    }
+
     /// Moves a kept directory to a name that is free in `to`, and opens it.
     /// None where nothing is kept, or it cannot be moved.
     ///

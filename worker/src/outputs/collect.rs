@@ -80,7 +80,10 @@ pub(crate) async fn collect(
     maximum_entries: usize,
 ) -> Result<Collected, Error> {
     let (build, declared) = (Arc::clone(build), Arc::clone(declared));
-    let walking = tokio::task::spawn_blocking(move || {
+    // Two streams, mostly empty, are looked at in less time than it takes to have
+    // another thread do it.
+    let short = declared.outputs.is_empty();
+    let mut collected = files::blocking(short, move || {
         let reader = Reader {
             function,
             kept: 0,
@@ -92,9 +95,9 @@ pub(crate) async fn collect(
             limit: maximum_entries,
         };
         reader.everything(&build, &declared, budget)
-    });
-    let mut collected = walking.await??;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    })
+    .await??;
+    let threads = files::processors();
     let large = collected.records.iter().enumerate();
     let large: Vec<_> = large
         .filter_map(|(id, record)| match (&record.digest, &record.source) {

@@ -26,6 +26,8 @@ pub(crate) enum Materialise {
 /// Entries that one thread makes without help; below this, handing work to
 /// threads costs more than it saves.
 const SHARE: u64 = 1024;
+/// A few hardlinks are made sooner than handed to another thread.
+const SHORT: u64 = 8;
 /// How often files that vanish from the cache under the worker's eyes are
 /// fetched again before the action is given up.
 const REPAIRS: usize = 3;
@@ -61,7 +63,7 @@ pub(crate) async fn build(
     if plan.entries <= 1 {
         return Ok(None);
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = files::processors();
     let all = Pass {
         directories: true,
         files: true,
@@ -134,7 +136,7 @@ fn split(plan: &Plan, parts: usize) -> Vec<Range<usize>> {
     ranges
 }
 
-/// Does one stretch on a thread for blocking work.
+/// Does one stretch, on a thread for blocking work unless it is a matter of moments.
 async fn stretch(
     cache: &Arc<FileCache>,
     plan: &Arc<Plan>,
@@ -144,8 +146,9 @@ async fn stretch(
     pass: Pass,
 ) -> Result<Vec<Vanished>, Error> {
     let (cache, plan, target) = (Arc::clone(cache), Arc::clone(plan), Arc::clone(target));
+    let short = plan.entries <= SHORT && how == Materialise::Hardlink;
     let work = move || walk(&cache, &plan, &target, range, how, pass);
-    tokio::task::spawn_blocking(work).await?
+    files::blocking(short, work).await?
 }
 
 /// Walks a stretch of the plan with the descriptors of the current path.
