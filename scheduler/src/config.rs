@@ -22,6 +22,10 @@ pub struct Config {
     /// Where workers reach the OperationQueue. Whoever can connect here is
     /// trusted with every action, so keep it from clients.
     pub worker_grpc_servers: Vec<Address>,
+    /// Where operators reach the BuildQueueState. Whoever can connect here can end
+    /// every action and keep every worker from work. None: nowhere.
+    #[serde(default)]
+    pub build_queue_state_grpc_servers: Vec<Address>,
     /// Where actions are read from: any REv2 storage.
     pub content_addressable_storage: Address,
     /// Asked for a result before an action is queued. Absent: clients ask

@@ -76,6 +76,24 @@ pub enum Error {
     /// Nobody knows the operation, or no longer.
     #[error("operation {0:?} does not exist")]
     UnknownOperation(String),
+    /// There is no such platform queue.
+    #[error(
+        "no queue of size class {size_class} exists for instance name prefix {prefix:?} and platform {platform}"
+    )]
+    UnknownQueue {
+        /// The prefix of its instance names.
+        prefix: String,
+        /// Its platform.
+        platform: String,
+        /// Its size class.
+        size_class: u32,
+    },
+    /// The queue has no such invocation, or no longer.
+    #[error("the queue has no such invocation")]
+    UnknownInvocation,
+    /// What is meant for queues without workers is asked of one that has some.
+    #[error("the queue has {0} workers")]
+    QueueHasWorkers(usize),
     /// A worker calls while an earlier call of its is still being held.
     #[error("another call of worker {0} is being held already; worker ids must be unique")]
     DuplicateWorker(String),
@@ -123,7 +141,10 @@ impl From<Error> for Status {
             }
             | Error::ShuttingDown => Self::unavailable(message),
             Error::NoWorkers { .. } => Self::failed_precondition(message),
-            Error::UnknownOperation(_) => Self::not_found(message),
+            Error::QueueHasWorkers(_) => Self::failed_precondition(message),
+            Error::UnknownOperation(_) | Error::UnknownQueue { .. } | Error::UnknownInvocation => {
+                Self::not_found(message)
+            }
             Error::Storage(error) => (*error).into(),
             Error::Config { .. } | Error::Daemon(_) => Self::internal(message),
         }

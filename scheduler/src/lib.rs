@@ -14,4 +14,4 @@ pub mod service;
 
 pub use config::Config;
 pub use error::Error;
-pub use run::{client_routes, run, worker_routes};
+pub use run::{client_routes, queue_state_routes, run, worker_routes};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use daemon::Shutdown;
+use proto::wire::buildqueuestate::build_queue_state_server::BuildQueueStateServer;
 use proto::wire::longrunning::operations_server::OperationsServer;
 use proto::wire::remoteworker::operation_queue_server::OperationQueueServer;
 use proto::wire::rev2::capabilities_server::CapabilitiesServer;
@@ -20,6 +21,7 @@ use crate::service::execution::ExecutionService;
 use crate::service::invocation::KeyExtractor;
 use crate::service::operation_queue::OperationQueueService;
 use crate::service::operations::OperationsService;
+use crate::service::queue_state::QueueStateService;
 use crate::service::{Actions, Dispatcher};
 
 /// Runs a scheduler until it is told to stop. Then new calls are refused as
@@ -58,6 +60,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let workers = worker_routes(dispatcher.clone(), limit);
     for address in &config.worker_grpc_servers {
         listeners.push((daemon::listen(address).await?, workers.clone()));
+    }
+    let operators = queue_state_routes(dispatcher.clone());
+    for address in &config.build_queue_state_grpc_servers {
+        listeners.push((daemon::listen(address).await?, operators.clone()));
     }
     for (listener, _) in &listeners {
         tracing::info!(address = listener.local_address(), "listening");
@@ -103,10 +109,17 @@ pub fn worker_routes(dispatcher: Arc<Dispatcher>, maximum_message_size: u64) -> 
     Routes::new(OperationQueueServer::new(service).max_decoding_message_size(limit))
 }
 
+/// The service that operators use.
+#[must_use]
+pub fn queue_state_routes(dispatcher: Arc<Dispatcher>) -> Routes {
+    Routes::new(BuildQueueStateServer::new(QueueStateService(dispatcher)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use daemon::Address;
+    use proto::wire::buildqueuestate::build_queue_state_client::BuildQueueStateClient;
     use proto::wire::remoteworker::operation_queue_client::OperationQueueClient;
     use proto::wire::rev2::capabilities_client::CapabilitiesClient;
     use tonic::Code;
@@ -118,16 +131,18 @@ mod tests {
         let path = folder.path().join("scheduler.toml");
         let config = format!(
             "client_grpc_servers = ['{}']\nworker_grpc_servers = ['{}']\n\
+             build_queue_state_grpc_servers = ['{}']\n\
              content_addressable_storage = '{}'",
             address("clients"),
             address("workers"),
+            address("operators"),
             address("storage"),
         );
         std::fs::write(&path, config).unwrap();
         let config = daemon::config::load(&path).unwrap();
         let shutdown = Shutdown::new();
         let program = tokio::spawn(run(config, shutdown.clone()));
-        while !folder.path().join("workers").exists() {
+        while !folder.path().join("operators").exists() {
             tokio::task::yield_now().await;
         }
 
@@ -148,6 +163,8 @@ mod tests {
             Code::Unimplemented,
             "clients cannot be workers"
         );
+        let mut operator = BuildQueueStateClient::new(channel("operators"));
+        operator.list_platform_queues(()).await.unwrap();
 
         shutdown.cancel();
         program.await.unwrap().unwrap();

@@ -130,6 +130,9 @@ impl Queue {
         let at = at.map_or(ROOT, |task| tree.common(&task.invocations()));
         worker.stay(tree, at, now.instant);
         tree.add_idle(at);
+        if worker.terminating {
+            self.effects.push(Effect::Freed);
+        }
         Some(id)
     }
 

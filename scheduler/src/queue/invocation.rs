@@ -344,3 +344,14 @@ impl Invocations {
             .chain(self.nodes.iter().skip(1).filter(alive))
     }
 }
+
+impl Invocation {
+    pub(super) fn has_queued(&self) -> bool {
+        self.order.len() + self.queued_below > 0
+    }
+
+    /// It does something now, or wants to.
+    pub(super) fn is_active(&self) -> bool {
+        self.executing > 0 || self.has_queued()
+    }
+}

@@ -14,13 +14,19 @@
 //! [`aging`], [`stickiness`]) and has not all it may ([`limits`]); a task that
 //! comes when workers are idle goes to one near ([`locality`]). If the worker is
 //! lost, [`retry`] decides.
+//!
+//! An operator sees how it all stands ([`state`], [`list`]), and can keep workers
+//! from work ([`drain`]) and end actions ([`kill`]).
 
 mod aging;
 mod assign;
 mod dedup;
+mod drain;
 mod fairness;
 mod invocation;
+mod kill;
 mod limits;
+mod list;
 mod locality;
 mod matching;
 mod operation;
@@ -34,6 +40,7 @@ mod queue;
 mod retry;
 mod seats;
 mod settings;
+mod state;
 mod stickiness;
 mod submit;
 mod synchronize;
@@ -44,11 +51,13 @@ mod time;
 mod timeout;
 mod worker;
 
+pub use drain::Pattern;
 pub use invocation::InvocationKey;
 pub use limits::Limits;
+pub use list::{Children, InvocationPath, Page, QueuedAfter, Workers};
 pub use matching::Ignored;
 pub use operation::{Stage, View};
-pub use platform_queue::Predeclared;
+pub use platform_queue::{Predeclared, QueueName};
 pub use queue::{Effect, Queue, Random};
 pub use settings::Settings;
 pub use submit::{Submission, Submitted};

@@ -1,14 +1,15 @@
 //! What a client sees of its execution.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use proto::Digest;
 use proto::wire::rev2::{ExecuteResponse, execution_stage};
 
 use super::aging::Level;
 use super::invocation::Lineage;
-use super::task::TaskId;
+use super::platform_queue::QueueName;
+use super::task::{Job, TaskId};
 
 /// One client's Execute: a view of a task, with a name and a priority of its own.
 ///
@@ -18,13 +19,20 @@ use super::task::TaskId;
 /// client whose connection broke can come back with WaitExecution.
 #[derive(Debug)]
 pub(super) struct Operation {
-    pub(super) action: Digest,
+    pub(super) job: Arc<Job>,
+    /// Where it is or was queued.
+    pub(super) queue: Arc<QueueName>,
+    /// When it came.
+    pub(super) queued: SystemTime,
+    /// As the client gave it.
+    pub(super) priority: i32,
     /// Whose it is.
     pub(super) lineage: Lineage,
     pub(super) level: Level,
     pub(super) state: State,
-    waiters: usize,
-    expires: Option<Instant>,
+    /// How many clients wait for it: at first one.
+    pub(super) waiters: usize,
+    pub(super) expires: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +69,23 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// The stage of a REv2 `ExecutionStage.Value`; none for UNKNOWN.
+    ///
+    /// # Errors
+    /// It is none of REv2's.
+    pub fn from_wire(value: i32) -> Result<Option<Self>, String> {
+        match execution_stage::Value::try_from(value) {
+            Ok(execution_stage::Value::Unknown) => Ok(None),
+            Ok(execution_stage::Value::CacheCheck) => Ok(Some(Self::CacheCheck)),
+            Ok(execution_stage::Value::Queued) => Ok(Some(Self::Queued)),
+            Ok(execution_stage::Value::Executing) => Ok(Some(Self::Executing)),
+            Ok(execution_stage::Value::Completed) => Ok(Some(Self::Completed)),
+            Err(_) => Err(format!("execution stage {value} is unknown")),
+        }
+    }
+}
+
 /// What there is to tell a client about its operation now.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -73,18 +98,6 @@ pub struct View {
 }
 
 impl Operation {
-    /// An operation that one client waits for.
-    pub(super) fn new(action: Digest, lineage: Lineage, level: Level, task: TaskId) -> Self {
-        Self {
-            action,
-            lineage,
-            level,
-            state: State::Attached(task),
-            waiters: 1,
-            expires: None,
-        }
-    }
-
     /// One more client waits. Returns the removal that is thereby called off.
     pub(super) fn join(&mut self) -> Option<Instant> {
         self.waiters += 1;
@@ -105,16 +118,29 @@ impl Operation {
 
 #[cfg(test)]
 mod tests {
+    use super::super::task::tests::job;
     use super::*;
-    use proto::DigestFunction;
+    use proto::{InstanceName, PlatformKey};
 
     #[test]
     fn removal_is_due_a_grace_period_after_the_last_waiter_left() {
         let grace = Duration::from_secs(60);
         let start = Instant::now();
-        let digest = Digest::of(DigestFunction::Sha256, b"");
-        let level = Level::new(0, None, start, start);
-        let mut operation = Operation::new(digest, [].into(), level, TaskId(0));
+        let mut operation = Operation {
+            job: Arc::new(job("", b"")),
+            queue: Arc::new(QueueName {
+                prefix: InstanceName::empty(),
+                platform: PlatformKey::from_properties([]),
+                size_class: 0,
+            }),
+            queued: SystemTime::UNIX_EPOCH,
+            priority: 0,
+            lineage: [].into(),
+            level: Level::new(0, None, start, start),
+            state: State::Attached(TaskId(0)),
+            waiters: 1,
+            expires: None,
+        };
         assert_eq!(operation.join(), None);
         assert_eq!(operation.leave(start, grace), None);
         assert_eq!(operation.leave(start, grace), Some(start + grace));

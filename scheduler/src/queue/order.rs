@@ -40,7 +40,6 @@ impl Order {
             .map(|(place, task)| (*place, *task))
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,10 +1,12 @@
 //! Platform queues: where tasks of one platform wait for workers of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::{InstanceName, PlatformKey};
 
+use super::drain::Drains;
 use super::invocation::Invocations;
 use super::matching;
 use super::worker::{WorkerId, WorkerKey};
@@ -13,21 +15,31 @@ use super::worker::{WorkerId, WorkerKey};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PlatformId(pub(super) u64);
 
+/// What a platform queue serves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueName {
+    /// The prefix of the instance names.
+    pub prefix: InstanceName,
+    /// The platform, without the properties that matching ignores.
+    pub platform: PlatformKey,
+    /// The size class of its workers; 0 where there are none.
+    pub size_class: u32,
+}
+
 /// The tasks and workers of one platform and instance name prefix.
 ///
 /// A *predeclared* queue exists always. Any other comes with its first worker
 /// and goes when it has had none for a while; `expires` is set while it has none.
 #[derive(Debug)]
 pub(super) struct PlatformQueue {
-    pub(super) prefix: InstanceName,
-    /// Without the properties that matching ignores.
-    pub(super) platform: PlatformKey,
+    pub(super) name: Arc<QueueName>,
     pub(super) predeclared: bool,
     /// Whose the tasks are, in which order they go, and who is idle.
     pub(super) invocations: Invocations,
     /// How long a worker stays with an invocation: see `Stay`.
     pub(super) stickiness_limits: Vec<Duration>,
-    pub(super) workers: HashMap<WorkerId, WorkerKey>,
+    pub(super) workers: BTreeMap<WorkerId, WorkerKey>,
+    pub(super) drains: Drains,
     pub(super) expires: Option<Instant>,
 }
 
@@ -50,7 +62,7 @@ pub(super) struct PlatformQueues {
     /// How many tasks of one invocation may be executing.
     maximum_executing: Option<u32>,
     queues: HashMap<PlatformId, PlatformQueue>,
-    names: HashMap<(PlatformKey, InstanceName), PlatformId>,
+    names: HashMap<Arc<QueueName>, PlatformId>,
     last: u64,
 }
 
@@ -72,7 +84,22 @@ impl PlatformQueues {
     ) -> Option<PlatformId> {
         instance
             .prefixes()
-            .find_map(|prefix| self.names.get(&(platform.clone(), prefix)).copied())
+            .find_map(|prefix| self.named(&prefix, platform, 0))
+    }
+
+    /// The queue of exactly this name.
+    pub(super) fn named(
+        &self,
+        prefix: &InstanceName,
+        platform: &PlatformKey,
+        size_class: u32,
+    ) -> Option<PlatformId> {
+        let name = QueueName {
+            prefix: prefix.clone(),
+            platform: platform.clone(),
+            size_class,
+        };
+        self.names.get(&name).copied()
     }
 
     /// The queue of exactly this prefix and platform, made if there is none.
@@ -82,22 +109,26 @@ impl PlatformQueues {
         platform: &PlatformKey,
         predeclared: bool,
     ) -> PlatformId {
-        let name = (platform.clone(), prefix.clone());
+        let name = Arc::new(QueueName {
+            prefix: prefix.clone(),
+            platform: platform.clone(),
+            size_class: 0,
+        });
         if let Some(found) = self.names.get(&name) {
             return *found;
         }
         self.last += 1;
         let id = PlatformId(self.last);
-        self.names.insert(name, id);
+        self.names.insert(name.clone(), id);
         self.queues.insert(
             id,
             PlatformQueue {
-                prefix: prefix.clone(),
-                platform: platform.clone(),
+                name,
                 predeclared,
                 invocations: Invocations::new(self.maximum_executing),
                 stickiness_limits: Vec::new(),
-                workers: HashMap::new(),
+                workers: BTreeMap::new(),
+                drains: Drains::default(),
                 expires: None,
             },
         );
@@ -114,8 +145,7 @@ impl PlatformQueues {
 
     pub(super) fn remove(&mut self, id: PlatformId) -> Option<PlatformQueue> {
         let queue = self.queues.remove(&id)?;
-        self.names
-            .remove(&(queue.platform.clone(), queue.prefix.clone()));
+        self.names.remove(&queue.name);
         Some(queue)
     }
 
@@ -128,7 +158,8 @@ impl PlatformQueues {
         matching::nearest(
             instance,
             platform,
-            self.iter().map(|queue| (&queue.prefix, &queue.platform)),
+            self.iter()
+                .map(|queue| (&queue.name.prefix, &queue.name.platform)),
         )
     }
 }

@@ -29,6 +29,8 @@ pub enum Effect {
     Removed(Uuid),
     /// Answer the Synchronize of this worker that is being held.
     Answer(WorkerKey, Reply),
+    /// Tell those who wait for workers to end: one of them has no task any more.
+    Freed,
 }
 
 /// The queue. See the module for what it is made of.
@@ -131,6 +133,9 @@ impl Queue {
             let tree = &mut queue.invocations;
             tree.unpin(worker.stay.leave());
             tree.add_idle(ROOT);
+            if worker.terminating {
+                self.effects.push(Effect::Freed);
+            }
         }
         self.unseat(&mut task);
         Some(task)

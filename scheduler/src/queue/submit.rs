@@ -73,7 +73,8 @@ impl Queue {
                 just_started: now.instant < self.started + self.settings.no_workers_timeout,
             });
         };
-        let suffix = submission.instance.strip_prefix(&queue.prefix);
+        let queue_name = queue.name.clone();
+        let suffix = submission.instance.strip_prefix(&queue_name.prefix);
         let job = Job {
             instance_suffix: suffix.unwrap_or_else(InstanceName::empty),
             instance: submission.instance,
@@ -84,7 +85,6 @@ impl Queue {
             trace: submission.trace,
         };
         let name = uuid::Builder::from_random_bytes((self.random)().to_ne_bytes()).into_uuid();
-        let digest = job.digest;
         let interval = self.settings.aging_interval;
         let level = Level::new(submission.priority, interval, self.started, now.instant);
         // Operations of one invocation share the memory of its name.
@@ -92,14 +92,25 @@ impl Queue {
         let known = tree.find(&submission.invocation).map(|id| tree.get(id));
         let known = known.and_then(|node| node.lineage.clone());
         let lineage = known.unwrap_or_else(|| submission.invocation.into());
-        let operation = |task| Operation::new(digest, lineage.clone(), level, task);
+        let operation = |task, job| Operation {
+            job,
+            queue: queue_name,
+            queued: now.wall,
+            priority: submission.priority,
+            lineage: lineage.clone(),
+            level,
+            state: State::Attached(task),
+            waiters: 1,
+            expires: None,
+        };
 
         if let Some(id) = self.dedup.find(&job)
             && let Some(task) = self.tasks.get_mut(&id)
         {
             task.operations.push(name);
             let checking = task.progress == Progress::CacheCheck;
-            self.operations.insert(name, operation(id));
+            let operation = operation(id, task.job.clone());
+            self.operations.insert(name, operation);
             self.seat(id, &lineage, level);
             if checking && submission.skip_cache_lookup {
                 self.enqueue(now, id);
@@ -118,9 +129,10 @@ impl Queue {
             && !submission.skip_cache_lookup
             && !job.action.do_not_cache;
         self.dedup.insert(&job, id);
-        self.operations.insert(name, operation(id));
+        let job = Arc::new(job);
+        self.operations.insert(name, operation(id, job.clone()));
         let task = Task {
-            job: Arc::new(job),
+            job,
             platform,
             seats: Vec::new(),
             expected: Reverse(timeout),
@@ -214,7 +226,7 @@ impl Queue {
         };
         Some(View {
             stage,
-            action: operation.action,
+            action: operation.job.digest,
             response,
         })
     }

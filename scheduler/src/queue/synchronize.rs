@@ -172,6 +172,10 @@ impl Queue {
             };
         }
         let key = WorkerKey(self.next_id());
+        let drained = self
+            .platforms
+            .get(platform)
+            .is_some_and(|queue| queue.drains.matches(&call.worker));
         self.workers.insert(
             key,
             Worker {
@@ -180,6 +184,8 @@ impl Queue {
                 task: None,
                 blocked: None,
                 expires: None,
+                drained,
+                terminating: false,
                 stay: Stay::default(),
             },
         );
@@ -224,7 +230,9 @@ impl Queue {
             return;
         };
         worker.blocked = Some(Blocked { since, until });
-        if let Some(queue) = self.platforms.get_mut(worker.platform) {
+        if let Some(queue) = self.platforms.get_mut(worker.platform)
+            && !worker.is_drained()
+        {
             queue.invocations.wait(worker.stay.at(), since, key);
         }
         self.timers.set(until, Timer::Poll(key));
@@ -264,6 +272,9 @@ impl Queue {
                 queue.invocations.remove_idle(worker.stay.at());
             }
             queue.invocations.unpin(worker.stay.at());
+        }
+        if worker.terminating {
+            self.effects.push(Effect::Freed);
         }
         if let Some(assigned) = worker.task {
             self.retry(now, assigned.task, worker.id);

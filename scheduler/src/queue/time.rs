@@ -25,6 +25,20 @@ impl Now {
     }
 }
 
+impl Now {
+    /// The calendar's time when the monotonic clock will be at `instant`.
+    pub(super) fn wall_at(&self, instant: Instant) -> SystemTime {
+        self.wall_after(instant.saturating_duration_since(self.instant))
+    }
+
+    /// Where the monotonic clock was at the calendar's time `wall`, as far as that
+    /// clock has not been set since.
+    pub(super) fn instant_at(&self, wall: SystemTime) -> Instant {
+        let ago = self.wall.duration_since(wall).unwrap_or_default();
+        self.instant.checked_sub(ago).unwrap_or(self.instant)
+    }
+}
+
 /// What happens when a deadline passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {

@@ -16,7 +16,7 @@ pub struct WorkerKey(pub(super) u64);
 
 /// What a worker calls itself: opaque pairs, unique within its platform queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkerId(Arc<BTreeMap<String, String>>);
+pub struct WorkerId(pub(super) Arc<BTreeMap<String, String>>);
 
 impl FromIterator<(String, String)> for WorkerId {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
@@ -51,6 +51,10 @@ pub(super) struct Worker {
     pub(super) task: Option<Assigned>,
     pub(super) blocked: Option<Blocked>,
     pub(super) expires: Option<Instant>,
+    /// A drain of its queue matches it.
+    pub(super) drained: bool,
+    /// An operator has it end for good.
+    pub(super) terminating: bool,
     /// The invocation it works for, or worked for last: pinned.
     pub(super) stay: Stay,
 }
@@ -66,7 +70,7 @@ impl Worker {
 
     /// It is given no new task.
     pub(super) fn is_drained(&self) -> bool {
-        false
+        self.drained || self.terminating
     }
 }
 

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::queue::{
-    Desired, Effect, Now, Outcome, Queue, Reply, Submission, Synchronization, TaskId, View,
-    WorkerKey,
+    Desired, Effect, Now, Outcome, Pattern, Queue, Reply, Submission, Synchronization, TaskId,
+    View, WorkerKey,
 };
 
 /// The queue, shared by all calls.
@@ -35,6 +35,8 @@ struct State {
     operations: HashMap<Uuid, watch::Sender<View>>,
     held: HashMap<WorkerKey, oneshot::Sender<Reply>>,
     sleeping_until: Option<Instant>,
+    /// Changes whenever a worker that is terminating has no task any more.
+    freed: watch::Sender<()>,
 }
 
 impl State {
@@ -45,6 +47,9 @@ impl State {
                     if let Some(operation) = self.operations.get(&name) {
                         operation.send_replace(view);
                     }
+                }
+                Effect::Freed => {
+                    self.freed.send_replace(());
                 }
                 Effect::Removed(name) => {
                     self.operations.remove(&name);
@@ -71,6 +76,7 @@ impl Dispatcher {
                 operations: HashMap::new(),
                 held: HashMap::new(),
                 sleeping_until: None,
+                freed: watch::Sender::new(()),
             }),
             sooner: Notify::new(),
             shutdown,
@@ -204,6 +210,29 @@ impl Dispatcher {
         };
         // The sender goes away unused only with the dispatcher itself.
         (&mut held.answer).await.map_err(|_| Error::ShuttingDown)
+    }
+
+    /// What an operator asks or does.
+    pub fn operate<T>(&self, act: impl FnOnce(&mut Queue, Now) -> T) -> T {
+        self.with(|state, now| act(&mut state.queue, now))
+    }
+
+    /// Has workers terminate, and returns when none of them has a task any more.
+    ///
+    /// # Errors
+    /// [`Error::ShuttingDown`].
+    pub async fn terminate_workers(&self, pattern: &Pattern) -> Result<(), Error> {
+        let (busy, mut freed) = self.with(|state, now| {
+            let busy = state.queue.terminate(now, pattern);
+            (busy, state.freed.subscribe())
+        });
+        while !self.with(|state, _| state.queue.are_free(&busy)) {
+            tokio::select! {
+                _ = freed.changed() => {}
+                () = self.shutdown.cancelled() => return Err(Error::ShuttingDown),
+            }
+        }
+        Ok(())
     }
 
     /// How many workers' calls are being held.

@@ -2,7 +2,8 @@
 //!
 //! [`dispatcher`] holds the queue and everyone who waits on it: clients' streams,
 //! workers' calls, the next deadline. [`execution`], [`operations`] and
-//! [`capabilities`] face clients, [`operation_queue`] faces workers; they turn
+//! [`capabilities`] face clients, [`operation_queue`] faces workers, [`queue_state`]
+//! operators; they turn
 //! messages into validated types and back. [`invocation`] tells whose an
 //! execution is; [`action`] fetches what the scheduler
 //! must know of an action before it can place it.
@@ -14,6 +15,7 @@ pub mod execution;
 pub mod invocation;
 pub mod operation_queue;
 pub mod operations;
+pub mod queue_state;
 #[cfg(test)]
 mod tests;
 

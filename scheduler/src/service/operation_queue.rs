@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::queue::{Desired, Job, Reply, Report, Synchronization};
 
 /// How many bytes the names and values of a worker's id may have in all.
-const MAXIMUM_ID: usize = 16 << 10;
+pub(super) const MAXIMUM_ID: usize = 16 << 10;
 
 /// The OperationQueue service.
 pub struct OperationQueueService(pub Arc<Dispatcher>);

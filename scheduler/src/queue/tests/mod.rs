@@ -11,6 +11,7 @@ use uuid::Uuid;
 mod clients;
 mod fairness;
 mod random;
+mod state;
 mod tree;
 mod workers;
 
@@ -108,7 +109,7 @@ impl Farm {
                     self.answers.insert(worker, reply);
                 }
                 Effect::Updated(name, view) => self.told.push((name, view.stage)),
-                Effect::Removed(_) => {}
+                Effect::Removed(_) | Effect::Freed => {}
             }
         }
     }

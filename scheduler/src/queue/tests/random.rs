@@ -40,6 +40,14 @@ enum Event {
     CacheAnswer {
         hit: bool,
     },
+    Drain {
+        worker: u8,
+        add: bool,
+    },
+    Terminate,
+    Kill {
+        operation: u8,
+    },
     Pass {
         seconds: u8,
     },
@@ -57,6 +65,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<u8>().prop_map(|operation| Event::Return { operation }),
         1 => any::<u8>().prop_map(|operation| Event::Cancel { operation }),
         2 => any::<bool>().prop_map(|hit| Event::CacheAnswer { hit }),
+        1 => (0..4u8, any::<bool>()).prop_map(|(worker, add)| Event::Drain { worker, add }),
+        1 => Just(Event::Terminate),
+        1 => any::<u8>().prop_map(|operation| Event::Kill { operation }),
         2 => (0..70u8).prop_map(|seconds| Event::Pass { seconds }),
     ]
 }
@@ -177,6 +188,17 @@ impl Ledger {
                     farm.queue.cache_checked(farm.now, task, result);
                 }
             }
+            Event::Drain { worker, add } => drain(farm, worker, add),
+            Event::Terminate => {
+                // One of four: the others have to do the work.
+                farm.queue.terminate(farm.now, &host(3));
+            }
+            Event::Kill { operation } => {
+                if let Some(name) = self.pick(operation) {
+                    let status = queue::failure(Code::Aborted, "killed").status.unwrap();
+                    let _ = farm.queue.kill(farm.now, name, status);
+                }
+            }
             Event::Pass { seconds } => farm.pass(u64::from(seconds)),
         }
         self.listen(farm);
@@ -196,6 +218,24 @@ impl Ledger {
             Err(_) => assert!(self.held.contains_key(&worker)),
         }
     }
+}
+
+fn host(worker: u8) -> Pattern {
+    Pattern::from([("host".to_string(), worker.to_string())])
+}
+
+/// Adds or removes a drain of one worker, if there is a queue.
+fn drain(farm: &mut Farm, worker: u8, add: bool) {
+    let name = QueueName {
+        prefix: InstanceName::new("main").unwrap(),
+        platform: os("linux"),
+        size_class: 0,
+    };
+    let _ = if add {
+        farm.queue.add_drain(farm.now, &name, host(worker))
+    } else {
+        farm.queue.remove_drain(farm.now, &name, &host(worker))
+    };
 }
 
 /// What must hold between any two events.
@@ -277,6 +317,9 @@ proptest! {
         // From here on all is well: workers work, and every client hears the end.
         while !ledger.look_ups.is_empty() {
             ledger.play(&mut farm, &Event::CacheAnswer { hit: false });
+        }
+        for worker in 0..4 {
+            ledger.play(&mut farm, &Event::Drain { worker, add: false });
         }
         for round in 0..1000u32 {
             if farm.queue.tasks.is_empty() {

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod clients;
+mod operators;
 mod workers;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use daemon::{Address, Shutdown};
 use futures::StreamExt as _;
 use prost::Message;
 use proto::messages::unpack;
+use proto::wire::buildqueuestate::build_queue_state_server::BuildQueueStateServer;
 use proto::wire::longrunning::{Operation, operation};
 use proto::wire::remoteworker::operation_queue_client::OperationQueueClient;
 use proto::wire::remoteworker::operation_queue_server::OperationQueueServer;
@@ -32,6 +34,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::operation_queue::OperationQueueService;
+use super::queue_state::QueueStateService;
 use super::{Actions, Dispatcher};
 use crate::queue::{Now, Predeclared, Queue, Settings};
 use crate::service::invocation::KeyExtractor;
@@ -163,7 +166,10 @@ impl Farm {
             vec![KeyExtractor::ToolInvocationId],
         );
         let workers = OperationQueueServer::new(OperationQueueService(dispatcher.clone()));
-        let routes = routes.add_service(workers);
+        let operators = QueueStateService(dispatcher.clone());
+        let routes = routes
+            .add_service(workers)
+            .add_service(BuildQueueStateServer::new(operators));
         tokio::spawn(daemon::serve(listener, routes, shutdown.clone()));
         let driven = dispatcher.clone();
         tokio::spawn(async move { driven.drive().await });
