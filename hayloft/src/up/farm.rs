@@ -8,8 +8,8 @@
 
 use std::fs::{File, Permissions};
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -79,7 +79,7 @@ impl Farm {
         let state = State::take(&options.directory)?;
         let run = state.run();
         let (front, address) = match &options.listen {
-            Listen::Private => (bind(&run, FRONT)?, Address::Unix(run.join(FRONT))),
+            Listen::Private => (bind(&run, FRONT, &[])?, Address::Unix(run.join(FRONT))),
             Listen::Tcp(address) => {
                 let socket = TcpListener::bind(address)
                     .with_context(|| format!("cannot listen on {address}"))?;
@@ -111,10 +111,10 @@ impl Farm {
                 log: options.log,
             })
         };
-        let runner_socket = bind(&run, RUNNER)?;
-        let storage_socket = bind(&run, STORAGE)?;
-        let client_socket = bind(&run, CLIENT)?;
-        let scheduler_socket = bind(&run, SCHEDULER)?;
+        let runner_socket = bind(&run, RUNNER, &[users.worker()])?;
+        let storage_socket = bind(&run, STORAGE, &[users.worker(), users.scheduler()])?;
+        let client_socket = bind(&run, CLIENT, &[users.storage()])?;
+        let scheduler_socket = bind(&run, SCHEDULER, &[users.worker()])?;
         let runner = start(
             "runner",
             None,
@@ -200,20 +200,22 @@ impl Farm {
     }
 }
 
-/// Makes a listening socket for roles of any user: the state directory above it
-/// keeps out whoever is none.
-fn bind(run: &Path, name: &str) -> Result<OwnedFd> {
+/// Makes a listening socket that only its peers, two at most, and this process's
+/// user can connect to: the first as its owner, the second as its group, for each
+/// role's group is its own. No peers of other users: none but this one.
+fn bind(run: &Path, name: &str, peers: &[Option<u32>]) -> Result<OwnedFd> {
     let path = run.join(name);
     // A path may be too long for a socket's address; the folder's descriptor is not.
     let folder = File::open(run)?;
-    let short = format!(
-        "/proc/self/fd/{}/{name}",
-        std::os::fd::AsRawFd::as_raw_fd(&folder)
-    );
-    let socket = UnixListener::bind(short)
-        .with_context(|| format!("cannot listen on {}", path.display()))?;
-    std::fs::set_permissions(&path, Permissions::from_mode(0o666))?;
-    Ok(socket.into())
+    let short = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
+    let listen = || {
+        let socket = UnixListener::bind(short)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o660))?;
+        let peer = |place: usize| peers.get(place).copied().flatten();
+        chown(&path, peer(0), peer(1))?;
+        Ok::<_, std::io::Error>(socket.into())
+    };
+    listen().with_context(|| format!("cannot listen on {}", path.display()))
 }
 
 fn write(path: &Path, config: &Value) -> Result<()> {

@@ -4,19 +4,23 @@
 //! DIR/            0700, the user's own
 //!   lock          held while a farm runs on it
 //!   storage/      blobs and action results; owner: the storage role
-//!   worker/       build/ and cache/, on one file system; owner: the worker role
+//!   worker/       build/ and cache/, on one file system; their owner: the worker role
 //!   run/          sockets and configuration of the running farm; gone afterwards
 //! ```
 //!
 //! Roles other than the runner cannot reach DIR by its path when they run as
-//! users of their own; they inherit descriptors of the folders they need.
+//! users of their own; they inherit descriptors of the folders they need. DIR,
+//! `worker` and `run` belong to the user who started the farm, so that no role can
+//! put something else in the place of a folder.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::geteuid;
 
 use super::identity::Identities;
 
@@ -53,7 +57,7 @@ impl State {
         let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
             bail!("another farm runs on {}", path.display());
         };
-        let kept = fs::metadata(path.join("worker"))
+        let kept = fs::symlink_metadata(path.join("worker/cache"))
             .map(|found| found.uid())
             .ok();
         let identities = Identities::choose(&path, kept);
@@ -68,23 +72,16 @@ impl State {
 
     fn make_folders(&self) -> Result<()> {
         let _ = fs::remove_dir_all(self.run());
+        let worker = self.identities.worker();
         for (folder, mode, owner) in [
             (self.storage(), 0o700, self.identities.storage()),
-            (self.worker(), 0o711, self.identities.worker()),
-            (self.build(), 0o711, self.identities.worker()),
-            (self.cache(), 0o700, self.identities.worker()),
+            (self.worker(), 0o711, None),
+            (self.build(), 0o711, worker),
+            (self.cache(), 0o700, worker),
             (self.run(), 0o711, None),
         ] {
-            let make = || -> std::io::Result<()> {
-                if !folder.is_dir() {
-                    DirBuilder::new().mode(0o700).create(&folder)?;
-                }
-                if let Some(uid) = owner {
-                    std::os::unix::fs::chown(&folder, Some(uid), Some(uid))?;
-                }
-                fs::set_permissions(&folder, Permissions::from_mode(mode))
-            };
-            make().with_context(|| format!("cannot make {}", folder.display()))?;
+            make_folder(&folder, mode, owner)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
         }
         Ok(())
     }
@@ -122,6 +119,25 @@ impl State {
     pub fn run(&self) -> PathBuf {
         self.path.join("run")
     }
+}
+
+/// Makes a folder, or sees to it that the one that is there is of this mode and
+/// owner (none: this process's user). What is there may not be a link.
+fn make_folder(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let folder = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    let owner = owner.unwrap_or_else(|| geteuid().as_raw());
+    if folder.metadata()?.uid() != owner {
+        fchown(&folder, Some(owner), Some(owner))?;
+    }
+    folder.set_permissions(Permissions::from_mode(mode))
 }
 
 impl Drop for State {
@@ -167,5 +183,33 @@ mod tests {
         let moved = folder.path().join("moved");
         fs::rename(&path, &moved).unwrap();
         assert_eq!(State::take(&moved).unwrap().identities().worker(), owner);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_folder_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        drop(State::take(&path).unwrap());
+        let victim = folder.path().join("victim");
+        fs::create_dir(&victim).unwrap();
+        let before = fs::metadata(&victim).unwrap();
+        fs::remove_dir(path.join("worker/build")).unwrap();
+        std::os::unix::fs::symlink(&victim, path.join("worker/build")).unwrap();
+        assert!(State::take(&path).is_err());
+        let after = fs::metadata(&victim).unwrap();
+        assert_eq!((before.uid(), before.mode()), (after.uid(), after.mode()));
+    }
+
+    #[test]
+    fn no_role_owns_the_folder_that_its_own_folders_are_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::take(&folder.path().join("state")).unwrap();
+        let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+        let own = geteuid().as_raw();
+        assert_eq!(owner(&state.worker()), own);
+        assert_eq!(owner(&state.run()), own);
+        let worker = state.identities().worker().unwrap_or(own);
+        assert_eq!(owner(&state.build()), worker);
+        assert_eq!(owner(&state.cache()), worker);
     }
 }
