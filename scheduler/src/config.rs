@@ -84,6 +84,11 @@ pub struct PredeclaredPlatformQueue {
     /// The platform it serves.
     #[serde(default)]
     pub platform: Platform,
+    /// The sizes that its workers come in, ascending: say, their numbers of CPUs.
+    /// Actions are tried on the smallest, and those that fail there once more on
+    /// the largest. Absent: no sizes are told apart.
+    #[serde(default)]
+    pub size_classes: Vec<u32>,
     /// How long a worker stays with an invocation to which others are equal: a
     /// time for each level of the tree, the outermost first. Absent: not at all,
     /// so that workers take turns.
@@ -236,7 +241,8 @@ impl Config {
     /// The platform queues that exist from the start.
     ///
     /// # Errors
-    /// [`Error::Config`] when a prefix is no instance name.
+    /// [`Error::Config`] when a prefix is no instance name, or size classes are not
+    /// ascending or, there being several, zero.
     pub fn predeclared(&self) -> Result<Vec<Predeclared>, Error> {
         self.predeclared_platform_queues
             .iter()
@@ -247,10 +253,19 @@ impl Config {
                         reason: error.to_string(),
                     }
                 })?;
+                let classes = &queue.size_classes;
+                let ascending = classes.is_sorted_by(|a, b| a < b);
+                if !ascending || (classes.len() > 1 && classes.contains(&0)) {
+                    return Err(Error::Config {
+                        key: "predeclared_platform_queues.size_classes",
+                        reason: format!("{classes:?} are not ascending and above zero"),
+                    });
+                }
                 let limits = &queue.worker_invocation_stickiness_limits;
                 Ok(Predeclared {
                     prefix,
                     platform: queue.platform.key(),
+                    size_classes: classes.clone(),
                     stickiness_limits: limits.iter().map(|limit| limit.0).collect(),
                 })
             })
@@ -307,6 +322,7 @@ mod tests {
             instance_name_prefix = 'main'
             platform = { properties = [{ name = 'os', value = 'linux' }] }
             worker_invocation_stickiness_limits = ['1s', '2s']
+            size_classes = [2, 8]
             [[predeclared_platform_queues]]
             platform = [{ name = 'os', value = 'plan9' }]",
         );
@@ -323,10 +339,14 @@ mod tests {
             .iter()
             .map(|queue| {
                 let (prefix, platform) = (&queue.prefix, &queue.platform);
-                format!("{prefix} {platform} {:?}", queue.stickiness_limits)
+                let (classes, limits) = (&queue.size_classes, &queue.stickiness_limits);
+                format!("{prefix} {platform} {classes:?} {limits:?}")
             })
             .collect();
-        assert_eq!(queues, ["main {os=linux} [1s, 2s]", " {os=plan9} []"]);
+        assert_eq!(
+            queues,
+            ["main {os=linux} [2, 8] [1s, 2s]", " {os=plan9} [] []"]
+        );
         assert_eq!(
             config.invocation_key_extractors,
             [KeyExtractor::ToolInvocationId]
@@ -360,5 +380,10 @@ mod tests {
         );
         let reserved = "[[predeclared_platform_queues]]\ninstance_name_prefix = 'blobs'";
         assert!(load(reserved).unwrap().predeclared().is_err());
+        for classes in ["[8, 2]", "[2, 2]", "[0, 2]"] {
+            let rest = format!("[[predeclared_platform_queues]]\nsize_classes = {classes}");
+            let refused = load(&rest).unwrap().predeclared().unwrap_err().to_string();
+            assert!(refused.contains("size_classes"), "{refused}");
+        }
     }
 }

@@ -99,9 +99,12 @@ impl Queue {
 
     /// The queue of this name.
     pub(super) fn queue_named(&self, name: &QueueName) -> Result<PlatformId, Error> {
-        let platform = self.settings.ignored.key(&name.platform);
+        let known = QueueName {
+            platform: self.settings.ignored.key(&name.platform),
+            ..name.clone()
+        };
         self.platforms
-            .named(&name.prefix, &platform, name.size_class)
+            .named(&known)
             .ok_or_else(|| Error::UnknownQueue {
                 prefix: name.prefix.to_string(),
                 platform: name.platform.to_string(),

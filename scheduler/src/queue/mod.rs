@@ -13,7 +13,7 @@
 //! given ([`assign`]) a task of the invocation that is due most ([`fairness`],
 //! [`aging`], [`stickiness`]) and has not all it may ([`limits`]); a task that
 //! comes when workers are idle goes to one near ([`locality`]). If the worker is
-//! lost, [`retry`] decides.
+//! lost, [`retry`] decides; if it is done, [`finish`] and [`size_class`].
 //!
 //! An operator sees how it all stands ([`state`], [`list`]), and can keep workers
 //! from work ([`drain`]) and end actions ([`kill`]).
@@ -23,6 +23,7 @@ mod assign;
 mod dedup;
 mod drain;
 mod fairness;
+mod finish;
 mod invocation;
 mod kill;
 mod limits;
@@ -40,6 +41,7 @@ mod queue;
 mod retry;
 mod seats;
 mod settings;
+mod size_class;
 mod state;
 mod stickiness;
 mod submit;

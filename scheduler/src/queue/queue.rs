@@ -58,12 +58,7 @@ impl Queue {
         let mut platforms = PlatformQueues::new(settings.limits.executing);
         for declared in predeclared {
             let platform = settings.ignored.key(&declared.platform);
-            let id = platforms.open(&declared.prefix, &platform, true);
-            if let Some(queue) = platforms.get_mut(id) {
-                queue
-                    .stickiness_limits
-                    .clone_from(&declared.stickiness_limits);
-            }
+            platforms.declare(declared, &platform);
         }
         Self {
             settings,

@@ -14,6 +14,7 @@ use super::invocation::InvocationKey;
 use super::operation::{Operation, Stage, State, View};
 use super::queue::{Queue, failure};
 use super::retry::Losses;
+use super::size_class;
 use super::task::{Job, Progress, Task, TaskId};
 use super::time::{Now, Timer};
 use crate::error::Error;
@@ -135,7 +136,7 @@ impl Queue {
             job,
             platform,
             seats: Vec::new(),
-            expected: Reverse(timeout),
+            expected: Reverse(size_class::expected(timeout)),
             progress: Progress::CacheCheck,
             operations: vec![name],
             losses: Losses::default(),

@@ -35,6 +35,8 @@ pub struct Synchronization {
     pub prefix: InstanceName,
     /// Which platform it is.
     pub platform: PlatformKey,
+    /// Of which size it is; 0 where there are no size classes.
+    pub size_class: u32,
     /// What it does.
     pub report: Report,
     /// It takes no work now.
@@ -65,7 +67,8 @@ impl Queue {
     /// A worker says what it does and hears what it should do.
     ///
     /// # Errors
-    /// [`Error::DuplicateWorker`].
+    /// [`Error::DuplicateWorker`]; [`Error::Invalid`] where its size class does not
+    /// fit in its queue.
     pub fn synchronize(&mut self, now: Now, call: Synchronization) -> Result<Outcome, Error> {
         self.advance(now);
         let key = self.worker(&call)?;
@@ -89,13 +92,7 @@ impl Queue {
             }
             Report::Executing(_) => false,
             Report::Completed(digest, response) if has(&digest) => {
-                let failed = response
-                    .status
-                    .as_ref()
-                    .is_some_and(|status| status.code != 0);
-                if let Some(task) = self.release(now, key, !failed) {
-                    self.complete(task, *response);
-                }
+                self.finish(now, key, *response);
                 true
             }
             Report::Completed(..) | Report::Idle => true,
@@ -158,7 +155,9 @@ impl Queue {
     /// The worker that calls, made known if it is new.
     fn worker(&mut self, call: &Synchronization) -> Result<WorkerKey, Error> {
         let platform = self.settings.ignored.key(&call.platform);
-        let platform = self.platforms.open(&call.prefix, &platform, false);
+        let platform = self
+            .platforms
+            .open(&call.prefix, &platform, call.size_class)?;
         let known = self
             .platforms
             .get(platform)

@@ -44,18 +44,13 @@ fn parse(request: SynchronizeRequest) -> Result<Synchronization, Error> {
             format!("{id_size} bytes exceed the {MAXIMUM_ID} allowed"),
         ));
     }
-    if request.size_class != 0 {
-        return Err(Error::invalid(
-            "size_class",
-            format!("size class {} is not declared", request.size_class),
-        ));
-    }
     Ok(Synchronization {
         worker: request.worker_id.into_iter().collect(),
         prefix: InstanceName::new(&request.instance_name_prefix)
             .map_err(|error| Error::invalid("instance_name_prefix", error))?,
         platform: PlatformKey::from_wire(request.platform.as_ref())
             .map_err(|error| Error::invalid("platform", error))?,
+        size_class: request.size_class,
         report: report(request.current_state)?,
         prefer_being_idle: request.prefer_being_idle,
     })

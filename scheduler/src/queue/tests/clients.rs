@@ -149,6 +149,7 @@ fn predeclared_queues_wait_for_workers_without_end() {
     let predeclared = [Predeclared {
         prefix: InstanceName::new("main").unwrap(),
         platform: os("linux"),
+        size_classes: Vec::new(),
         stickiness_limits: Vec::new(),
     }];
     let mut farm = Farm::new(Settings::default());

@@ -54,6 +54,7 @@ fn farm_queue(farm: &Farm, stickiness_limits: Vec<Duration>) -> Queue {
     let predeclared = [Predeclared {
         prefix: InstanceName::new("main").unwrap(),
         platform: os("linux"),
+        size_classes: Vec::new(),
         stickiness_limits,
     }];
     let mut state = 0u128;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 mod clients;
 mod fairness;
 mod random;
+mod size_class;
 mod state;
 mod tree;
 mod workers;
@@ -62,6 +63,17 @@ pub(super) fn key(name: &str) -> InvocationKey {
     InvocationKey {
         type_url: "name".into(),
         value: name.as_bytes().into(),
+    }
+}
+
+pub(super) fn synchronization(worker: &str, report: Report) -> Synchronization {
+    Synchronization {
+        worker: WorkerId::from_iter([("host".to_string(), worker.to_string())]),
+        prefix: InstanceName::new("main").unwrap(),
+        platform: os("linux"),
+        size_class: 0,
+        report,
+        prefer_being_idle: false,
     }
 }
 
@@ -130,16 +142,11 @@ impl Farm {
         report: Report,
         prefer_being_idle: bool,
     ) -> Result<Outcome, Error> {
-        let outcome = self.queue.synchronize(
-            self.now,
-            Synchronization {
-                worker: WorkerId::from_iter([("host".to_string(), worker.to_string())]),
-                prefix: InstanceName::new("main").unwrap(),
-                platform: os("linux"),
-                report,
-                prefer_being_idle,
-            },
-        );
+        let call = Synchronization {
+            prefer_being_idle,
+            ..synchronization(worker, report)
+        };
+        let outcome = self.queue.synchronize(self.now, call);
         self.settle();
         outcome
     }

@@ -154,6 +154,7 @@ impl Farm {
         let predeclared = [Predeclared {
             prefix: InstanceName::empty(),
             platform: linux,
+            size_classes: Vec::new(),
             stickiness_limits: Vec::new(),
         }];
         let queue = Queue::new(settings, &predeclared, Box::new(rand::random), now);

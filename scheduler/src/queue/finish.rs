@@ -1,0 +1,56 @@
+//! What becomes of a task whose worker says that it is done.
+
+use proto::wire::rev2::ExecuteResponse;
+use tonic::Code;
+
+use super::platform_queue::PlatformId;
+use super::queue::Queue;
+use super::size_class;
+use super::task::{Progress, TaskId};
+use super::time::Now;
+use super::worker::WorkerKey;
+
+impl Queue {
+    /// Takes the outcome of the task that a worker has: ends the task, or has it
+    /// tried once more on a larger worker.
+    pub(super) fn finish(&mut self, now: Now, key: WorkerKey, response: ExecuteResponse) {
+        let status = response.status.as_ref();
+        let code = status.map_or(Code::Ok, |status| Code::from_i32(status.code));
+        let Some(id) = self.release(now, key, code == Code::Ok) else {
+            return;
+        };
+        let platform = self.tasks.get(&id).map(|task| task.platform);
+        let larger = platform.and_then(|platform| self.platforms.larger(platform));
+        if let Some(larger) = larger
+            && size_class::has_failed(&response)
+        {
+            self.move_to(now, id, larger);
+        } else {
+            self.complete(id, response);
+        }
+    }
+
+    /// Queues a task that no worker has in another queue.
+    fn move_to(&mut self, now: Now, id: TaskId, platform: PlatformId) {
+        let Some(mut task) = self.tasks.remove(&id) else {
+            return;
+        };
+        self.unseat(&mut task);
+        task.progress = Progress::CacheCheck;
+        task.platform = platform;
+        let names = task.operations.clone();
+        self.tasks.insert(id, task);
+        let queue = self.platforms.get(platform).map(|queue| queue.name.clone());
+        for name in names {
+            let Some(operation) = self.operations.get_mut(&name) else {
+                continue;
+            };
+            if let Some(queue) = &queue {
+                operation.queue = queue.clone();
+            }
+            let (lineage, level) = (operation.lineage.clone(), operation.level);
+            self.seat(id, &lineage, level);
+        }
+        self.enqueue(now, id);
+    }
+}
