@@ -1,7 +1,6 @@
 //! Digests: which function, the hash's bytes, the blob's size.
 
 use std::fmt;
-use std::str::FromStr;
 
 use sha2::Digest as _;
 
@@ -131,13 +130,10 @@ pub enum DigestError {
         /// The size the message carried.
         size: i64,
     },
-    /// Text that is not `hash-size` or `hash/size`.
-    #[error("{0:?} is not of the form HASH-SIZE")]
-    Form(String),
 }
 
 /// Keeps a foreign string short enough for an error message.
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(160).collect()
 }
 
@@ -213,6 +209,13 @@ impl Digest {
         self.size
     }
 
+    /// Whether it is that of no bytes at all, which no storage need have (REv2
+    /// ContentAddressableStorage).
+    #[must_use]
+    pub fn is_empty_blob(&self) -> bool {
+        self.size == 0 && *self == Self::of(self.function, b"")
+    }
+
     /// The hash's bytes.
     #[must_use]
     pub fn hash_bytes(&self) -> &[u8] {
@@ -230,19 +233,6 @@ impl Digest {
         }
         text
     }
-
-    /// Parses `HASH-SIZE`, the inverse of [`fmt::Display`], inferring the
-    /// function from the hash's length.
-    ///
-    /// # Errors
-    /// See [`DigestError`].
-    fn parse(text: &str) -> Result<Self, DigestError> {
-        let (hash, size) = text
-            .rsplit_once(['-', '/'])
-            .ok_or_else(|| DigestError::Form(shorten(text)))?;
-        let size = size.parse().map_err(|_| DigestError::Form(shorten(text)))?;
-        Self::new(DigestFunction::from_wire(0, hash)?, hash, size)
-    }
 }
 
 fn nibble(digit: u8) -> Option<u8> {
@@ -250,14 +240,6 @@ fn nibble(digit: u8) -> Option<u8> {
         b'0'..=b'9' => Some(digit - b'0'),
         b'a'..=b'f' => Some(digit - b'a' + 10),
         _ => None,
-    }
-}
-
-impl FromStr for Digest {
-    type Err = DigestError;
-
-    fn from_str(text: &str) -> Result<Self, DigestError> {
-        Self::parse(text)
     }
 }
 
@@ -371,6 +353,12 @@ mod tests {
         );
         assert!(empty(DigestFunction::Sha384).starts_with("38b060a751ac9638"));
         assert!(empty(DigestFunction::Sha512).starts_with("cf83e1357eefb8bd"));
+        for function in DigestFunction::ALL {
+            assert!(Digest::of(function, b"").is_empty_blob());
+            assert!(!Digest::of(function, b"x").is_empty_blob());
+            let zeros = "0".repeat(2 * function.hash_length());
+            assert!(!Digest::new(function, &zeros, 0).unwrap().is_empty_blob());
+        }
     }
 
     #[test]
@@ -424,7 +412,8 @@ mod tests {
             let digest = Digest::of(DigestFunction::ALL[f], &bytes);
             prop_assert_eq!(digest.size(), bytes.len() as u64);
             prop_assert_eq!(Digest::from_wire(digest.function(), Some(&digest.to_wire())), Ok(digest));
-            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+            prop_assert_eq!(Digest::new(digest.function(), &digest.hash(), digest.size()), Ok(digest));
+            prop_assert_eq!(digest.to_string(), format!("{}-{}", digest.hash(), bytes.len()));
         }
 
         #[test]
@@ -438,7 +427,9 @@ mod tests {
 
         #[test]
         fn no_text_makes_the_parser_panic(text in ".{0,200}") {
-            let _ = text.parse::<Digest>();
+            for function in DigestFunction::ALL {
+                let _ = Digest::new(function, &text, 0);
+            }
         }
     }
 }

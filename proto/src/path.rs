@@ -46,6 +46,10 @@ impl Component {
         if name.is_empty() {
             return Err(PathError::Empty);
         }
+        // First, so that no error repeats an overlong name.
+        if name.len() > 255 {
+            return Err(PathError::TooLong(name.chars().take(40).collect()));
+        }
         if name == "." || name == ".." {
             return Err(PathError::Special(name.into()));
         }
@@ -54,9 +58,6 @@ impl Component {
         }
         if name.contains('\0') {
             return Err(PathError::Nul(name.into()));
-        }
-        if name.len() > 255 {
-            return Err(PathError::TooLong(name.chars().take(40).collect()));
         }
         Ok(Self(name.into()))
     }
@@ -187,6 +188,10 @@ mod tests {
         assert!(matches!(Component::new("a\0"), Err(PathError::Nul(_))));
         assert!(matches!(
             Component::new(&"a".repeat(256)),
+            Err(PathError::TooLong(_))
+        ));
+        assert!(matches!(
+            Component::new(&"a/".repeat(256)),
             Err(PathError::TooLong(_))
         ));
         assert!(Component::new("...").is_ok());

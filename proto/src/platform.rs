@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::digest::shorten;
 use crate::wire::rev2;
 
 /// The properties of a platform, sorted strictly by name and value: equal keys
@@ -16,17 +17,17 @@ pub enum PlatformError {
     /// A property comes after one that sorts later.
     #[error("platform property {name:?}={value:?} is not in sorted order")]
     Unsorted {
-        /// The property's name.
+        /// The property's name, shortened when overlong.
         name: String,
-        /// Its value.
+        /// Its value, shortened when overlong.
         value: String,
     },
     /// The same property twice.
     #[error("platform property {name:?}={value:?} is given twice")]
     Duplicate {
-        /// The property's name.
+        /// The property's name, shortened when overlong.
         name: String,
-        /// Its value.
+        /// Its value, shortened when overlong.
         value: String,
     },
     /// More than 1,000 properties.
@@ -46,11 +47,15 @@ impl PlatformKey {
         }
         for pair in properties.windows(2) {
             let [a, b] = pair else { continue };
-            let (name, value) = (b.name.clone(), b.value.clone());
+            let named = || (shorten(&b.name), shorten(&b.value));
             match (&a.name, &a.value).cmp(&(&b.name, &b.value)) {
                 std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => return Err(PlatformError::Duplicate { name, value }),
+                std::cmp::Ordering::Equal => {
+                    let (name, value) = named();
+                    return Err(PlatformError::Duplicate { name, value });
+                }
                 std::cmp::Ordering::Greater => {
+                    let (name, value) = named();
                     return Err(PlatformError::Unsorted { name, value });
                 }
             }

@@ -133,6 +133,17 @@ fn instance(name: &str, parts: &[&str]) -> Result<InstanceName, ResourceNameErro
     Ok(InstanceName::new(&parts.join("/"))?)
 }
 
+/// A size as it is written: decimal, without sign and leading zeros, so that each
+/// blob has one name only, and such as REv2's messages can carry.
+fn size_of(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|digit| digit.is_ascii_digit());
+    if !digits || (text.starts_with('0') && text != "0") {
+        return None;
+    }
+    let size: i64 = text.parse().ok()?;
+    u64::try_from(size).ok()
+}
+
 /// Parses `blobs/…` or `compressed-blobs/zstd/…`; gives what follows the size too.
 fn blob<'a, 'b>(
     name: &str,
@@ -158,15 +169,11 @@ fn blob<'a, 'b>(
     let [hash, size, rest @ ..] = parts else {
         return Err(form(name));
     };
-    let size = size.parse::<i64>().map_err(|_| form(name))?;
+    let size = size_of(size).ok_or_else(|| form(name))?;
     let function = match function {
         Some(function) => function,
         None => DigestFunction::from_wire(0, hash)?,
     };
-    let size = u64::try_from(size).map_err(|_| DigestError::Size {
-        hash: (*hash).into(),
-        size,
-    })?;
     Ok((compressor, Digest::new(function, hash, size)?, rest))
 }
 
@@ -214,7 +221,12 @@ mod tests {
             "blobs".into(),
             format!("blobs/{HASH}"),
             format!("blobs/{HASH}/x"),
+            format!("blobs/{HASH}/"),
             format!("blobs/{HASH}/-1"),
+            format!("blobs/{HASH}/+5"),
+            format!("blobs/{HASH}/007"),
+            format!("blobs/{HASH}/00"),
+            format!("blobs/{HASH}/9223372036854775808"),
             format!("blobs/{HASH}/1/more"),
             format!("blobs/{}/1", HASH.to_uppercase()),
             format!("/blobs/{HASH}/1"),

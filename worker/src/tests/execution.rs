@@ -87,7 +87,9 @@ async fn a_command_that_fails_or_must_not_be_cached_is_kept_for_the_browser_only
             .message
             .split_once("historical_execute_response/")
             .unwrap();
-        let digest: Digest = end.trim_end_matches('/').parse().unwrap();
+        let (hash, size) = end.trim_end_matches('/').rsplit_once('-').unwrap();
+        let size = size.parse().unwrap();
+        let digest = Digest::new(proto::DigestFunction::Sha256, hash, size).unwrap();
         let stored = farm.storage.get(&digest).unwrap();
         let stored = HistoricalExecuteResponse::decode(stored).unwrap();
         assert_eq!(stored.execute_response.unwrap().result, response.result);
