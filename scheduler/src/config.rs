@@ -64,6 +64,14 @@ pub struct Config {
     /// count as much as twice the workers. `"0s"`: never. 1 minute.
     #[serde(default = "priority_aging_interval")]
     pub priority_aging_interval: Duration,
+    /// How often an action is started in all, where workers disappear or fail while
+    /// they execute it. 3.
+    #[serde(default = "maximum_attempts")]
+    pub maximum_attempts: NonZeroU32,
+    /// Whether a worker that reports INTERNAL counts as one that failed. If not, the
+    /// client is told so at once. true.
+    #[serde(default = "retry_internal_errors")]
+    pub retry_internal_errors: bool,
     /// How many actions of one innermost invocation may be queued at a platform;
     /// further ones are refused as RESOURCE_EXHAUSTED. Absent: any number.
     #[serde(default)]
@@ -193,6 +201,18 @@ fn priority_aging_interval() -> Duration {
     Duration(Settings::default().aging_interval.unwrap_or_default())
 }
 
+fn maximum_attempts() -> NonZeroU32 {
+    let usual = u32::try_from(Settings::default().maximum_attempts);
+    usual
+        .ok()
+        .and_then(NonZeroU32::new)
+        .unwrap_or(NonZeroU32::MIN)
+}
+
+fn retry_internal_errors() -> bool {
+    Settings::default().retry_internal_errors
+}
+
 fn no_workers_timeout() -> Duration {
     Duration(Settings::default().no_workers_timeout)
 }
@@ -223,6 +243,8 @@ impl Config {
                 IgnoredProperties::All(_) => Ignored::All,
             },
             timeouts,
+            maximum_attempts: usize::try_from(self.maximum_attempts.get()).unwrap_or(usize::MAX),
+            retry_internal_errors: self.retry_internal_errors,
             aging_interval: Some(self.priority_aging_interval.0),
             limits: Limits {
                 queued: self
@@ -299,6 +321,8 @@ mod tests {
         assert_eq!(settings.ignored, Ignored::default());
         assert!(!settings.check_action_cache);
         assert_eq!(settings.aging_interval, usual.aging_interval);
+        assert_eq!(settings.maximum_attempts, usual.maximum_attempts);
+        assert!(settings.retry_internal_errors);
         assert_eq!(
             (settings.limits.queued, settings.limits.executing),
             (None, None)
@@ -316,6 +340,8 @@ mod tests {
             ignored_properties = ['network']
             invocation_key_extractors = ['tool_invocation_id']
             priority_aging_interval = '40s'
+            maximum_attempts = 70
+            retry_internal_errors = false
             maximum_queued_actions_per_invocation = 50
             maximum_executing_actions_per_invocation = 60
             [[predeclared_platform_queues]]
@@ -355,6 +381,8 @@ mod tests {
             settings.aging_interval.map(|interval| interval.as_secs()),
             Some(40)
         );
+        assert_eq!(settings.maximum_attempts, 70);
+        assert!(!settings.retry_internal_errors);
         assert_eq!(settings.limits.queued, Some(50));
         assert_eq!(settings.limits.executing, Some(60));
 

@@ -5,7 +5,7 @@ use tonic::Code;
 use super::invocation::{InvocationId, ROOT};
 use super::platform_queue::PlatformId;
 use super::queue::{Effect, Queue, failure, no_workers_left};
-use super::retry::Verdict;
+use super::retry::{Ended, Verdict};
 use super::task::{Progress, TaskId};
 use super::time::Now;
 use super::worker::{Assigned, Desired, Reply, WorkerId, WorkerKey};
@@ -157,7 +157,8 @@ impl Queue {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
-        match task.losses.add(worker, self.settings.maximum_runs) {
+        let limit = self.settings.maximum_attempts;
+        match task.attempts.add(worker, Ended::Lost, limit) {
             Verdict::Retry => self.requeue(now, id),
             Verdict::GiveUp(message) => {
                 self.complete(id, failure(Code::Unavailable, message));

@@ -5,6 +5,7 @@ use tonic::Code;
 
 use super::platform_queue::PlatformId;
 use super::queue::Queue;
+use super::retry::{Ended, Verdict};
 use super::size_class;
 use super::task::{Progress, TaskId};
 use super::time::Now;
@@ -12,7 +13,8 @@ use super::worker::WorkerKey;
 
 impl Queue {
     /// Takes the outcome of the task that a worker has: ends the task, or has it
-    /// tried once more on a larger worker.
+    /// tried once more: on a larger worker, if it failed on a small one, and
+    /// elsewhere, if the worker failed.
     pub(super) fn finish(&mut self, now: Now, key: WorkerKey, response: ExecuteResponse) {
         let status = response.status.as_ref();
         let code = status.map_or(Code::Ok, |status| Code::from_i32(status.code));
@@ -25,8 +27,28 @@ impl Queue {
             && size_class::has_failed(&response)
         {
             self.move_to(now, id, larger);
+        } else if code == Code::Internal && self.settings.retry_internal_errors {
+            self.try_again(now, id, key, response);
         } else {
             self.complete(id, response);
+        }
+    }
+
+    /// A worker failed, which says nothing of the action.
+    fn try_again(&mut self, now: Now, id: TaskId, key: WorkerKey, mut response: ExecuteResponse) {
+        let worker = self.workers.get(&key).map(|worker| worker.id.clone());
+        let Some((task, worker)) = self.tasks.get_mut(&id).zip(worker) else {
+            return;
+        };
+        let limit = self.settings.maximum_attempts;
+        match task.attempts.add(worker, Ended::Failed, limit) {
+            Verdict::Retry => self.requeue(now, id),
+            Verdict::GiveUp(reason) => {
+                if let Some(status) = &mut response.status {
+                    status.message = format!("{}; {reason}", status.message);
+                }
+                self.complete(id, response);
+            }
         }
     }
 

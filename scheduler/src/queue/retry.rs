@@ -1,37 +1,53 @@
-//! What becomes of a task whose worker was lost.
+//! What becomes of a task that a worker could not bring to an end.
 
 use super::worker::WorkerId;
 
-/// The workers that a task was handed to and that then went silent or forgot it.
+/// The attempts at a task that came to nothing: the worker went silent or forgot
+/// it, or said that it failed itself (INTERNAL).
 ///
 /// The task is queued again, at its old place, and so runs on the next worker
-/// that is free. After [`Losses::limit`] runs it is given up: more likely than
+/// that is free. After so many attempts in all it is given up: more likely than
 /// not the action takes its workers down.
 #[derive(Debug, Default)]
-pub(super) struct Losses(Vec<WorkerId>);
+pub(super) struct Attempts(Vec<(WorkerId, Ended)>);
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The worker disappeared.
+    Lost,
+    /// The worker reported INTERNAL.
+    Failed,
+}
 
 /// Whether to try again.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Queue the task again.
     Retry,
-    /// Complete it, as UNAVAILABLE, with this message.
+    /// Complete it; this says why.
     GiveUp(String),
 }
 
-impl Losses {
-    /// Notes one more loss; `limit` is how often a task may be run in all.
-    pub(super) fn add(&mut self, worker: WorkerId, limit: usize) -> Verdict {
-        self.0.push(worker);
+impl Attempts {
+    /// Notes one more attempt; `limit` is how many there may be in all.
+    pub(super) fn add(&mut self, worker: WorkerId, ended: Ended, limit: usize) -> Verdict {
+        self.0.push((worker, ended));
         if self.0.len() < limit {
             return Verdict::Retry;
         }
-        let workers: Vec<_> = self.0.iter().map(ToString::to_string).collect();
-        Verdict::GiveUp(format!(
-            "action was given up after {} attempts, as these workers disappeared while executing it: {}",
-            self.0.len(),
-            workers.join(", ")
-        ))
+        let mut message = format!("action was given up after {} attempts", self.0.len());
+        for (ended, what) in [
+            (Ended::Lost, "disappeared while executing it"),
+            (Ended::Failed, "failed"),
+        ] {
+            let attempts = self.0.iter().filter(|(_, how)| *how == ended);
+            let workers: Vec<_> = attempts.map(|(worker, _)| worker.to_string()).collect();
+            if !workers.is_empty() {
+                message.push_str(&format!("; workers that {what}: {}", workers.join(", ")));
+            }
+        }
+        Verdict::GiveUp(message)
     }
 }
 
@@ -44,16 +60,19 @@ mod tests {
     }
 
     #[test]
-    fn the_third_loss_is_final_and_names_all_workers() {
-        let mut losses = Losses::default();
-        assert_eq!(losses.add(worker("a"), 3), Verdict::Retry);
-        assert_eq!(losses.add(worker("b"), 3), Verdict::Retry);
-        let Verdict::GiveUp(message) = losses.add(worker("a"), 3) else {
+    fn the_last_attempt_is_final_and_all_workers_are_named() {
+        let mut attempts = Attempts::default();
+        for (name, ended) in [("a", Ended::Lost), ("b", Ended::Failed)] {
+            assert_eq!(attempts.add(worker(name), ended, 3), Verdict::Retry);
+        }
+        let Verdict::GiveUp(message) = attempts.add(worker("a"), Ended::Lost, 3) else {
             panic!("retried a third time");
         };
-        assert!(
-            message.ends_with("{host=a}, {host=b}, {host=a}"),
-            "{message}"
+        assert_eq!(
+            message,
+            "action was given up after 3 attempts; \
+             workers that disappeared while executing it: {host=a}, {host=a}; \
+             workers that failed: {host=b}"
         );
     }
 }

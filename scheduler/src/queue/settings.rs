@@ -32,8 +32,11 @@ pub struct Settings {
     pub worker_expiry: Duration,
     /// An operation is removed when nobody has waited for it this long.
     pub operation_expiry: Duration,
-    /// How often a task is started in all, its workers being lost.
-    pub maximum_runs: usize,
+    /// How often a task is started in all, where workers are lost or fail.
+    pub maximum_attempts: usize,
+    /// Whether a worker that reports INTERNAL counts as one that failed, so that
+    /// the task is tried again. Otherwise its report is the outcome.
+    pub retry_internal_errors: bool,
     /// How often a task is sent to one worker that keeps forgetting it.
     pub maximum_sends: u32,
 }
@@ -54,7 +57,8 @@ impl Default for Settings {
             idle_poll: Duration::from_secs(120),
             worker_expiry: Duration::from_secs(60),
             operation_expiry: Duration::from_secs(60),
-            maximum_runs: 3,
+            maximum_attempts: 3,
+            retry_internal_errors: true,
             maximum_sends: 10,
         }
     }

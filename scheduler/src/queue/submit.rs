@@ -13,7 +13,7 @@ use super::aging::Level;
 use super::invocation::InvocationKey;
 use super::operation::{Operation, Stage, State, View};
 use super::queue::{Queue, failure};
-use super::retry::Losses;
+use super::retry::Attempts;
 use super::size_class;
 use super::task::{Job, Progress, Task, TaskId};
 use super::time::{Now, Timer};
@@ -139,7 +139,7 @@ impl Queue {
             expected: Reverse(size_class::expected(timeout)),
             progress: Progress::CacheCheck,
             operations: vec![name],
-            losses: Losses::default(),
+            attempts: Attempts::default(),
         };
         self.tasks.insert(id, task);
         self.seat(id, &lineage, level);

@@ -10,7 +10,7 @@ use proto::{Digest, InstanceName};
 use uuid::Uuid;
 
 use super::platform_queue::PlatformId;
-use super::retry::Losses;
+use super::retry::Attempts;
 use super::seats::Seat;
 use super::worker::WorkerKey;
 
@@ -68,7 +68,7 @@ pub(super) struct Task {
     pub(super) expected: Reverse<Duration>,
     pub(super) progress: Progress,
     pub(super) operations: Vec<Uuid>,
-    pub(super) losses: Losses,
+    pub(super) attempts: Attempts,
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ enum Event {
     },
     Complete {
         worker: u8,
+        fails: bool,
     },
     BreakCall {
         worker: u8,
@@ -59,7 +60,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(action, priority, uncached, invocation)| Event::Submit { action, priority, uncached, invocation }),
         5 => (0..4u8, prop::bool::weighted(0.9), prop::bool::weighted(0.1))
             .prop_map(|(worker, honest, prefer_being_idle)| Event::Call { worker, honest, prefer_being_idle }),
-        4 => (0..4u8).prop_map(|worker| Event::Complete { worker }),
+        4 => (0..4u8, prop::bool::weighted(0.2)).prop_map(|(worker, fails)| Event::Complete { worker, fails }),
         1 => (0..4u8).prop_map(|worker| Event::BreakCall { worker }),
         1 => any::<u8>().prop_map(|operation| Event::Leave { operation }),
         1 => any::<u8>().prop_map(|operation| Event::Return { operation }),
@@ -151,9 +152,11 @@ impl Ledger {
                 };
                 self.call(farm, worker, report, prefer_being_idle);
             }
-            Event::Complete { worker } => {
+            Event::Complete { worker, fails } => {
                 if let Some(digest) = self.doing.remove(&worker) {
-                    self.call(farm, worker, Report::Completed(digest, ok()), false);
+                    let failed = || Box::new(queue::failure(Code::Internal, "failed"));
+                    let response = if fails { failed() } else { ok() };
+                    self.call(farm, worker, Report::Completed(digest, response), false);
                 }
             }
             Event::BreakCall { worker } => {
@@ -328,7 +331,7 @@ proptest! {
             prop_assert!(round < 999, "work does not end");
             for worker in 0..4 {
                 ledger.play(&mut farm, &Event::Call { worker, honest: true, prefer_being_idle: false });
-                ledger.play(&mut farm, &Event::Complete { worker });
+                ledger.play(&mut farm, &Event::Complete { worker, fails: false });
             }
         }
         for (name, count) in ledger.waiting.clone() {

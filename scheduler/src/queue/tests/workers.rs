@@ -27,6 +27,54 @@ fn a_lost_workers_action_runs_elsewhere_before_later_ones_and_is_given_up_in_the
     assert_eq!(executes(&farm.idle("d")), Some(digest("later")));
 }
 
+fn internal() -> Box<proto::wire::rev2::ExecuteResponse> {
+    Box::new(queue::failure(Code::Internal, "disk is full"))
+}
+
+#[test]
+fn an_action_whose_worker_failed_runs_elsewhere_and_the_last_failure_is_the_outcome() {
+    let mut farm = Farm::new(Settings::default());
+    farm.hold("a");
+    let operation = farm.submit("x");
+    farm.hold("b");
+    farm.sync("a", Report::Completed(digest("x"), internal()));
+    let b = farm.answers.values().find_map(told_to_execute);
+    assert_eq!(
+        b,
+        Some(digest("x")),
+        "an idle worker goes before the one that failed"
+    );
+    farm.pass(60);
+    assert_eq!(
+        farm.stage(operation),
+        Stage::Executing,
+        "that is lost, and a is idle"
+    );
+    farm.sync("a", Report::Completed(digest("x"), internal()));
+    let (code, message) = farm.status(operation);
+    assert_eq!(code, Code::Internal);
+    assert_eq!(
+        message,
+        "disk is full; action was given up after 3 attempts; workers that disappeared while \
+         executing it: {host=b}; workers that failed: {host=a}, {host=a}"
+    );
+}
+
+#[test]
+fn where_internal_errors_are_not_retried_the_first_is_the_outcome() {
+    let mut farm = Farm::new(Settings {
+        retry_internal_errors: false,
+        ..Settings::default()
+    });
+    farm.hold("a");
+    let operation = farm.submit("x");
+    farm.sync("a", Report::Completed(digest("x"), internal()));
+    assert_eq!(
+        farm.status(operation),
+        (Code::Internal, "disk is full".to_string())
+    );
+}
+
 #[test]
 fn a_worker_that_reports_is_not_lost() {
     let mut farm = Farm::new(Settings::default());
