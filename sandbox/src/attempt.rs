@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -10,6 +11,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, getegid, geteuid, pipe};
 
+use crate::id_map::{IdPair, map_ids};
+use crate::paths::open_place;
 use crate::sys;
 
 /// In place of an errno: what it rests on failed before.
@@ -35,6 +38,7 @@ pub(crate) struct Attempts {
     pub(crate) ipc: i32,
     pub(crate) uts: i32,
     pub(crate) network: i32,
+    pub(crate) cgroup: i32,
     pub(crate) mount_calls: i32,
     pub(crate) proc: i32,
     pub(crate) seccomp: i32,
@@ -44,7 +48,7 @@ pub(crate) struct Attempts {
     pub(crate) capabilities: u64,
 }
 
-const RESULTS: usize = 10;
+const RESULTS: usize = 11;
 
 /// Tries everything.
 pub(crate) fn run() -> io::Result<Attempts> {
@@ -84,6 +88,7 @@ pub(crate) fn run() -> io::Result<Attempts> {
                 proc,
                 seccomp,
                 landlock,
+                cgroup,
             ] = results;
             Ok(Attempts {
                 user,
@@ -96,6 +101,7 @@ pub(crate) fn run() -> io::Result<Attempts> {
                 proc,
                 seccomp,
                 landlock,
+                cgroup,
                 landlock_abi: sys::landlock_abi(),
                 capabilities: sys::capabilities()?.effective,
             })
@@ -126,6 +132,7 @@ fn attempt_all(results: &mut [i32; RESULTS]) {
     results[3] = errno_of(unshare(CloneFlags::CLONE_NEWIPC));
     results[4] = errno_of(unshare(CloneFlags::CLONE_NEWUTS));
     results[5] = errno_of(unshare(CloneFlags::CLONE_NEWNET).and_then(|()| sys::bring_up(c"lo")));
+    results[10] = errno_of(unshare(CloneFlags::CLONE_NEWCGROUP));
     if results[1] == 0 {
         results[6] = errno_of(mount_calls());
         if results[2] == 0 {
@@ -140,14 +147,12 @@ fn attempt_all(results: &mut [i32; RESULTS]) {
 
 /// A new user namespace in which the own ids are mapped to themselves.
 pub(crate) fn own_user_namespace() -> nix::Result<()> {
-    let (uid, gid) = (geteuid(), getegid());
-    unshare(CloneFlags::CLONE_NEWUSER)?;
-    let write = |path: &str, text: String| {
-        std::fs::write(path, text).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+    let own = IdPair {
+        uid: geteuid().as_raw(),
+        gid: getegid().as_raw(),
     };
-    write("/proc/self/setgroups", "deny".to_owned())?;
-    write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
-    write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    map_ids(open_place(c"/proc")?.as_fd(), "self", own, own)
 }
 
 fn mount_calls() -> nix::Result<()> {
@@ -156,12 +161,7 @@ fn mount_calls() -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), "/proc", Some("tmpfs"), flags, None::<&str>)
         .and_then(|()| nix::mount::umount("/proc"))?;
-    let root = nix::fcntl::open(
-        "/",
-        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )?;
-    use std::os::fd::AsFd;
+    let root = open_place(c"/")?;
     let tree = sys::clone_tree(root.as_fd(), c"usr")?;
     sys::mount_setattr(tree.as_fd(), sys::READ_ONLY | sys::NO_SUID, 0, true)?;
     sys::move_mount(tree.as_fd(), root.as_fd(), c"usr")

@@ -210,7 +210,8 @@ fn bind(source: BorrowedFd<'_>, target: &Path, attributes: u64) -> io::Result<()
         std::fs::File::create(target)?;
     }
     let tree = sys::clone_tree(source, c"")?;
-    sys::mount_setattr(tree.as_fd(), attributes, libc::MS_SLAVE, true)?;
+    // Private: what the host mounts below later would arrive writable.
+    sys::mount_setattr(tree.as_fd(), attributes, libc::MS_PRIVATE, true)?;
     let place = open_place(&c_path(target)?)?;
     sys::move_mount(tree.as_fd(), place.as_fd(), c"")?;
     Ok(())

@@ -24,6 +24,7 @@ use nix::unistd::{Pid, sethostname};
 
 use crate::client::{receive_datagram, send_datagram};
 use crate::command;
+use crate::id_map::{IdPair, map_ids};
 use crate::landlock::Rules;
 use crate::message::Usage;
 use crate::paths::open_place;
@@ -39,10 +40,25 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     /// The host's `/proc`.
     pub(crate) proc: OwnedFd,
+    /// The runner's own group.
+    pub(crate) own_group: u32,
     /// The system call filter, compiled; empty where it is off.
     pub(crate) filter: Vec<seccompiler::sock_filter>,
     /// Where this process's arguments are.
     pub(crate) arguments: sys::Arguments,
+}
+
+impl Shared {
+    /// What a sandbox is outside whose host uid is this.
+    pub(crate) fn outer(&self, host_id: u32) -> IdPair {
+        match self.plan.host_ids {
+            HostIds::Range { .. } => IdPair::same(host_id),
+            HostIds::SameUser => IdPair {
+                uid: host_id,
+                gid: self.own_group,
+            },
+        }
+    }
 }
 
 /// The descriptors that come with a command, in this order.
@@ -137,21 +153,31 @@ fn prepare(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
         Step::DieWithLauncher => {
             sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).map(drop)
         }
-        Step::Namespaces { ipc, uts, network } => {
+        Step::Namespaces {
+            cgroup,
+            ipc,
+            uts,
+            network,
+        } => {
             let mut flags = CloneFlags::CLONE_NEWNS;
+            flags.set(CloneFlags::CLONE_NEWCGROUP, *cgroup);
             flags.set(CloneFlags::CLONE_NEWIPC, *ipc);
             flags.set(CloneFlags::CLONE_NEWUTS, *uts);
             flags.set(CloneFlags::CLONE_NEWNET, *network);
             unshare(flags)
         }
-        Step::Hostname(name) => sethostname(name),
+        Step::Hostname(name) => {
+            sethostname(name)?;
+            // What the kernel has by default.
+            sys::set_domain_name("(none)")
+        }
         Step::Loopback => sys::bring_up(c"lo"),
         Step::AttachBase => mounts::attach_base(root),
         Step::Proc => mounts::proc(),
         Step::PseudoTerminals => mounts::pseudo_terminals(),
         Step::PrivateTmpfs(path) => mounts::tmpfs(&format!("/root/{path}")),
         Step::PivotRoot => mounts::pivot(root),
-        Step::EmptyBoundingSet => empty_bounding_set(),
+        Step::EmptyBoundingSet => sys::empty_bounding_set(),
         Step::LandlockRules { .. } => landlock_rules(state, step),
         _ => Err(Errno::EINVAL),
     }
@@ -174,7 +200,12 @@ fn attach(state: &mut State<'_>, step: &Step, assignment: &Assignment) -> nix::R
 /// The namespaces exist since the clone; what is left is to close what is not
 /// the sandbox's, forget the launcher's signal handling, and have ids mapped.
 fn enter_own_namespaces(state: &State<'_>, inner: u32) -> nix::Result<()> {
-    let keep = [state.channel.as_raw_fd(), state.shared.proc.as_raw_fd()];
+    let proc = state.shared.proc.as_raw_fd();
+    let mut keep = vec![state.channel.as_raw_fd()];
+    // Whoever holds the host's /proc reaches the host: only a sandbox that maps
+    // its own ids needs it, and only for that.
+    let maps_itself = state.shared.plan.host_ids == HostIds::SameUser;
+    keep.extend(maps_itself.then_some(proc));
     sys::close_all_but(&keep)?;
     sys::reset_signals()?;
     umask(Mode::from_bits_truncate(0o022));
@@ -194,50 +225,22 @@ fn enter_own_namespaces(state: &State<'_>, inner: u32) -> nix::Result<()> {
             // The launcher is not dumpable, and so its copy's files in /proc
             // would belong to root.
             sys::prctl(libc::PR_SET_DUMPABLE, 1)?;
-            map_ids(&state.shared.proc, "self", inner, state.host_id)
+            map_ids(
+                state.shared.proc.as_fd(),
+                "self",
+                IdPair::same(inner),
+                state.shared.outer(state.host_id),
+            )?;
+            sys::close(proc)
         }
     }
-}
-
-/// Maps one id of a new user namespace (`user_namespaces(7)`).
-pub(crate) fn map_ids(proc: &OwnedFd, process: &str, inner: u32, outer: u32) -> nix::Result<()> {
-    let write = |name: &str, text: String| {
-        let file = nix::fcntl::openat(
-            proc,
-            format!("{process}/{name}").as_str(),
-            nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        nix::unistd::write(&file, text.as_bytes()).map(drop)
-    };
-    write("setgroups", "deny".to_owned())?;
-    write("uid_map", format!("{inner} {outer} 1"))?;
-    write("gid_map", format!("{inner} {outer} 1"))
-}
-
-/// Nothing that is executed can have a capability any more; those that init
-/// holds stay.
-fn empty_bounding_set() -> nix::Result<()> {
-    for capability in 0..64 {
-        match sys::prctl(libc::PR_CAPBSET_DROP, capability) {
-            Ok(_) => {}
-            // Beyond the kernel's last.
-            Err(Errno::EINVAL) if capability > 0 => break,
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 fn landlock_rules(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
-    let Step::LandlockRules {
-        scopes_required,
-        scopes,
-    } = step
-    else {
+    let Step::LandlockRules { scopes } = step else {
         return Err(Errno::EINVAL);
     };
-    let mut rules = Rules::new(*scopes, *scopes_required)?;
+    let mut rules = Rules::new(*scopes)?;
     let slash = open_place(c"/")?;
     match state.shared.plan.root {
         Root::Input => rules.allow_all(slash.as_fd())?,

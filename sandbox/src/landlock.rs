@@ -28,17 +28,16 @@ fn errno(error: RulesetError) -> Errno {
     Errno::ENOSYS
 }
 
-fn ruleset(scopes: bool, scopes_required: bool) -> Result<RulesetCreated, RulesetError> {
+/// With scopes (ABI 6) as far as that level says, if at all.
+fn ruleset(scopes: Option<CompatLevel>) -> Result<RulesetCreated, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V1))?
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?;
-    if scopes {
-        if scopes_required {
-            ruleset = ruleset.set_compatibility(CompatLevel::HardRequirement);
-        }
+    if let Some(level) = scopes {
         ruleset = ruleset
+            .set_compatibility(level)
             .scope(Scope::AbstractUnixSocket)?
             .scope(Scope::Signal)?;
     }
@@ -46,9 +45,10 @@ fn ruleset(scopes: bool, scopes_required: bool) -> Result<RulesetCreated, Rulese
 }
 
 /// Takes every right to the file system from this process; descriptors that
-/// are open stay usable. Needs `no_new_privs`.
+/// are open stay usable. Where the kernel has scopes, it reaches no abstract
+/// socket and no process outside either. Needs `no_new_privs`.
 pub(crate) fn forbid_all_files() -> nix::Result<()> {
-    ruleset(true, false)
+    ruleset(Some(CompatLevel::BestEffort))
         .and_then(|created| created.no_new_privs(false).restrict_self())
         .map(drop)
         .map_err(errno)
@@ -58,9 +58,11 @@ pub(crate) fn forbid_all_files() -> nix::Result<()> {
 pub(crate) struct Rules(RulesetCreated);
 
 impl Rules {
-    /// Nothing allowed yet.
-    pub(crate) fn new(scopes: bool, scopes_required: bool) -> nix::Result<Self> {
-        ruleset(scopes, scopes_required).map(Self).map_err(errno)
+    /// Nothing allowed yet. With `scopes` the kernel has to have them.
+    pub(crate) fn new(scopes: bool) -> nix::Result<Self> {
+        ruleset(scopes.then_some(CompatLevel::HardRequirement))
+            .map(Self)
+            .map_err(errno)
     }
 
     fn allow(&mut self, fd: BorrowedFd<'_>, access: BitFlags<AccessFs>) -> nix::Result<()> {

@@ -18,6 +18,7 @@ mod client;
 mod command;
 mod etc;
 mod helper;
+mod id_map;
 mod ids;
 mod init;
 mod landlock;

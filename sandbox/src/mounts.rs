@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::fchdir;
 
@@ -11,7 +12,10 @@ use crate::policy::Root;
 use crate::sys;
 
 /// Entries of `/proc` that tell about, or reach, the machine: covered.
-const HIDDEN_FILES: [&str; 8] = [
+const HIDDEN_FILES: [&str; 10] = [
+    // These two tell one machine from another.
+    "cmdline",
+    "sys/kernel/random/boot_id",
     "kcore",
     "keys",
     "key-users",
@@ -59,8 +63,11 @@ pub(crate) fn proc() -> nix::Result<()> {
         (&HIDDEN_DIRECTORIES[..], &empty),
     ] {
         for name in names {
-            let Ok(place) = open_place_below(&proc, name) else {
-                continue;
+            let place = match open_place_below(&proc, name) {
+                Ok(place) => place,
+                // Kernels differ in what they have.
+                Err(Errno::ENOENT) => continue,
+                Err(errno) => return Err(errno),
             };
             let tree = sys::clone_tree(cover.as_fd(), c"")?;
             sys::mount_setattr(tree.as_fd(), attributes & !sys::NO_DEV, 0, true)?;

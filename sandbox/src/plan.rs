@@ -82,6 +82,8 @@ pub struct Plan {
     pub root: Root,
     /// The command's host uid.
     pub host_ids: HostIds,
+    /// The uid and gid that the command sees itself as.
+    pub inner_id: u32,
 }
 
 impl fmt::Display for Plan {
@@ -142,12 +144,13 @@ impl Plan {
         };
         Ok(Self {
             start: start(policy, probe),
-            prepare: prepare(policy, &held),
+            prepare: prepare(policy, probe, &held),
             request: request(policy, &held),
             command: command(policy, &held),
             protections,
             root: policy.root,
             host_ids: policy.host_ids,
+            inner_id: policy.inner_id,
         })
     }
 
@@ -294,7 +297,7 @@ fn start(policy: &Policy, probe: &Probe) -> Vec<Step> {
     steps
 }
 
-fn prepare(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
+fn prepare(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
     let network = held(Protection::NetworkNamespace);
     let uts = held(Protection::UtsNamespace);
     let mut steps = vec![
@@ -304,6 +307,8 @@ fn prepare(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
         Step::TakeIds(policy.inner_id),
         Step::DieWithLauncher,
         Step::Namespaces {
+            // No protection of its own: all it hides is names of the host's.
+            cgroup: probe.missing(Feature::CgroupNamespace).is_none(),
             ipc: held(Protection::IpcNamespace),
             uts,
             network,
@@ -326,7 +331,7 @@ fn prepare(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
     }
     if policy.root == Root::Host {
         steps.extend([Step::PrivateTmpfs("var/tmp"), Step::PivotRoot]);
-        steps.extend(landlock_rules(policy, held));
+        steps.extend(landlock_rules(held));
     }
     steps
 }
@@ -344,15 +349,14 @@ fn request(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
                 Step::AttachTemporaryDirectory,
                 Step::PivotRoot,
             ];
-            steps.extend(landlock_rules(policy, held));
+            steps.extend(landlock_rules(held));
             steps
         }
     }
 }
 
-fn landlock_rules(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Option<Step> {
+fn landlock_rules(held: &dyn Fn(Protection) -> bool) -> Option<Step> {
     held(Protection::LandlockFiles).then(|| Step::LandlockRules {
-        scopes_required: policy.need(Protection::LandlockScopes) == Need::Required,
         scopes: held(Protection::LandlockScopes),
     })
 }
@@ -365,11 +369,13 @@ fn command(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
     if held(Protection::NoNewPrivileges) {
         steps.push(Step::NoNewPrivileges);
     }
-    steps.extend([Step::WorkingDirectory, Step::DieWithInit]);
+    steps.push(Step::DieWithInit);
     if held(Protection::LandlockFiles) {
         steps.push(Step::EnterLandlock);
     }
-    steps.push(Step::Descriptors);
+    // The action chooses the directory, also through links: it is resolved when
+    // nothing but the command's own descriptors is left to go through /proc to.
+    steps.extend([Step::Descriptors, Step::WorkingDirectory]);
     if held(Protection::Seccomp) {
         steps.push(Step::EnterSeccomp);
     }

@@ -1,13 +1,14 @@
 use super::*;
 use crate::probe::Finding;
 
-const FEATURES: [Feature; 14] = [
+const FEATURES: [Feature; 15] = [
     Feature::MountCalls,
     Feature::UserNamespace,
     Feature::MountNamespace,
     Feature::PidNamespace,
     Feature::IpcNamespace,
     Feature::UtsNamespace,
+    Feature::CgroupNamespace,
     Feature::NetworkNamespace,
     Feature::OwnProc,
     Feature::Seccomp,
@@ -126,6 +127,7 @@ fn switching_off_leaves_the_step_out() {
     let plan = Plan::new(&policy, &host(&[])).unwrap();
     assert!(!plan.prepare.contains(&Step::Loopback));
     assert!(plan.prepare.contains(&Step::Namespaces {
+        cgroup: true,
         ipc: true,
         uts: false,
         network: false
@@ -204,6 +206,10 @@ fn the_order_is_the_one_that_the_kernel_allows() {
         let dropped = position(command, |s| *s == Step::DropCapabilities);
         assert!(dropped < renounced && renounced < landlock && landlock < seccomp);
         assert_eq!(seccomp + 1, position(command, |s| *s == Step::Execute));
+        // The action may choose a link through /proc as its directory.
+        let closed = position(command, |s| *s == Step::Descriptors);
+        let directory = position(command, |s| *s == Step::WorkingDirectory);
+        assert!(landlock < closed && closed < directory && directory < seccomp);
         assert_eq!(command.last(), Some(&Step::Execute));
         // Everything is mounted before the rules name what is in the new root.
         let mounts = plan.prepare.iter().chain(&plan.request).cloned();

@@ -22,6 +22,8 @@ pub enum Feature {
     IpcNamespace,
     /// Uts namespaces.
     UtsNamespace,
+    /// Cgroup namespaces: used where they are.
+    CgroupNamespace,
     /// Network namespaces, and bringing loopback up in one.
     NetworkNamespace,
     /// Mounting a `/proc` of a new pid namespace.
@@ -49,6 +51,7 @@ impl fmt::Display for Feature {
             Self::PidNamespace => "pid namespaces",
             Self::IpcNamespace => "ipc namespaces",
             Self::UtsNamespace => "uts namespaces",
+            Self::CgroupNamespace => "cgroup namespaces",
             Self::NetworkNamespace => "network namespaces",
             Self::OwnProc => "a /proc of its own",
             Self::Seccomp => "seccomp filters",
@@ -175,6 +178,7 @@ fn findings(attempts: &Attempts, uid: Uid) -> Vec<Finding> {
         (F::PidNamespace, attempts.pid),
         (F::IpcNamespace, attempts.ipc),
         (F::UtsNamespace, attempts.uts),
+        (F::CgroupNamespace, attempts.cgroup),
         (F::NetworkNamespace, attempts.network),
     ] {
         add(feature, tried(errno, container()));

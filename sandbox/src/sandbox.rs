@@ -16,6 +16,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use crate::client::{receive_datagram, send_datagram};
+use crate::id_map::{IdPair, map_ids};
 use crate::init::{self, Shared};
 use crate::message::{Done, End, RUN_BYTES, Reply, Usage};
 use crate::paths::{self, Relative};
@@ -23,7 +24,6 @@ use crate::plan::Plan;
 use crate::policy::{HostIds, Root};
 use crate::report::Report;
 use crate::run_request::RunRequest;
-use crate::step::Step;
 use crate::{base, memory, sys};
 
 /// What `/` must hold for things to be attached there, when it is an input root.
@@ -97,7 +97,7 @@ impl Order {
 
 impl Sandbox {
     /// Starts a sandbox; it reports when it is prepared.
-    pub(crate) fn start(shared: &Shared, host_id: u32, inner: u32) -> nix::Result<Self> {
+    pub(crate) fn start(shared: &Shared, host_id: u32) -> nix::Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -120,7 +120,7 @@ impl Sandbox {
             silent: false,
         };
         if let HostIds::Range { .. } = shared.plan.host_ids
-            && let Err(errno) = sandbox.map(shared, inner)
+            && let Err(errno) = sandbox.map(shared)
         {
             sandbox.kill();
             let _ = sys::wait_with_usage(pid);
@@ -129,9 +129,15 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    fn map(&self, shared: &Shared, inner: u32) -> nix::Result<()> {
+    fn map(&self, shared: &Shared) -> nix::Result<()> {
         let process = self.pid.to_string();
-        init::map_ids(&shared.proc, &process, inner, self.host_id)?;
+        let outer = shared.outer(self.host_id);
+        map_ids(
+            shared.proc.as_fd(),
+            &process,
+            IdPair::same(shared.plan.inner_id),
+            outer,
+        )?;
         send_datagram(self.channel.as_fd(), b"mapped", &[])
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
     }
@@ -315,15 +321,4 @@ fn make_mount_points(input: OwnedFd) -> Result<(OwnedFd, Vec<&'static CStr>), Re
         }
     }
     Ok((input, made))
-}
-
-/// The step of a plan that maps ids, for a sandbox that cannot be started.
-pub(crate) fn inner_id(steps: &[Step]) -> u32 {
-    steps
-        .iter()
-        .find_map(|step| match step {
-            Step::UserAndPidNamespaces { inner } => Some(*inner),
-            _ => None,
-        })
-        .unwrap_or_default()
 }

@@ -151,6 +151,10 @@ fn rules() -> Result<Rules, BackendError> {
         .map(|control| SeccompRule::new(vec![when(1, Compare::Eq, *control)?]))
         .collect();
     rules.insert(libc::SYS_ioctl, refused?);
+    // Limits of pid 1: the command's reaper is of its uid, and an RLIMIT_CPU would
+    // end it.
+    let reaper = SeccompRule::new(vec![when(0, Compare::Eq, 1)?])?;
+    rules.insert(libc::SYS_prlimit64, vec![reaper]);
     Ok(rules)
 }
 
@@ -205,8 +209,16 @@ pub(crate) fn program() -> Result<Vec<sock_filter>, BackendError> {
     Ok(program)
 }
 
+/// `fcntl(2)` and `ioctl(2)` that have the kernel send a signal of the caller's
+/// choice to a process of its choice: `F_SETSIG`, `F_SETOWN`, `F_SETOWN_EX`, and
+/// `FIOSETOWN`, `SIOCSPGRP`.
+const SIGNAL_OWNERS: [u64; 3] = [10, 8, 15];
+const SIGNAL_OWNER_CONTROLS: [u64; 2] = [0x8901, 0x8902];
+
 /// The filter of the service half: it starts no program, looks into no
-/// process, makes no namespace, and signals none but itself (`own`).
+/// process, makes no namespace, signals none but itself (`own`), and talks to
+/// nobody that it has no connection with: Landlock does not mediate unix sockets
+/// that have a path.
 pub(crate) fn service_program(own: u32) -> Result<Vec<sock_filter>, BackendError> {
     let mut rules = rules()?;
     for call in [
@@ -219,6 +231,8 @@ pub(crate) fn service_program(own: u32) -> Result<Vec<sock_filter>, BackendError
         libc::SYS_pidfd_send_signal,
         libc::SYS_tkill,
         libc::SYS_kcmp,
+        libc::SYS_socket,
+        libc::SYS_connect,
     ] {
         rules.insert(call, vec![]);
     }
@@ -229,6 +243,20 @@ pub(crate) fn service_program(own: u32) -> Result<Vec<sock_filter>, BackendError
         libc::SYS_rt_tgsigqueueinfo,
     ] {
         rules.insert(call, vec![none_of(0, &[own.into()])?]);
+    }
+    let equal = |argument, values: &[u64]| -> Result<Vec<_>, BackendError> {
+        let rule = |value: &u64| SeccompRule::new(vec![when(argument, Compare::Eq, *value)?]);
+        values.iter().map(rule).collect()
+    };
+    rules.insert(libc::SYS_fcntl, equal(1, &SIGNAL_OWNERS)?);
+    let controls = rules.entry(libc::SYS_ioctl).or_default();
+    controls.extend(equal(1, &SIGNAL_OWNER_CONTROLS)?);
+    // A datagram socket of a pair could send to any path.
+    let types = [libc::SOCK_DGRAM as u64, libc::SOCK_RAW as u64];
+    let pairs = rules.entry(libc::SYS_socketpair).or_default();
+    for kind in types {
+        let of_kind = when(1, Compare::MaskedEq(0xf), kind)?;
+        pairs.push(SeccompRule::new(vec![of_kind])?);
     }
     let mut program = prelude().to_vec();
     program.extend(compile(rules)?);
@@ -244,5 +272,57 @@ mod tests {
         for program in [program().unwrap(), service_program(1).unwrap()] {
             assert!(program.len() < 1024, "{}", program.len());
         }
+    }
+
+    #[test]
+    fn the_service_half_talks_to_nobody_else() {
+        use std::os::fd::AsFd;
+        use std::os::unix::net::{UnixDatagram, UnixStream};
+
+        use nix::errno::Errno;
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+        let path = std::env::temp_dir().join(format!("sandbox-connect-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let unconnected = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::empty(),
+            None,
+        )
+        .unwrap();
+        let address = nix::sys::socket::UnixAddr::new(&path).unwrap();
+        // A filter is a thread's own.
+        let own = std::process::id();
+        std::thread::spawn(move || {
+            use std::os::fd::AsRawFd;
+            crate::sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).unwrap();
+            crate::sys::set_seccomp(&service_program(own).unwrap()).unwrap();
+            let refused = |error: std::io::Error| error.raw_os_error() == Some(libc::EPERM);
+            assert!(refused(UnixStream::connect(&path).unwrap_err()));
+            let connected = nix::sys::socket::connect(unconnected.as_raw_fd(), &address);
+            assert_eq!(connected, Err(Errno::EPERM));
+            assert!(refused(UnixDatagram::pair().unwrap_err()));
+            assert!(refused(
+                std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err()
+            ));
+            for command in SIGNAL_OWNERS {
+                // SAFETY: these commands take an integer.
+                let result = unsafe { libc::fcntl(0, command as libc::c_int, 0) };
+                assert_eq!(Errno::result(result), Err(Errno::EPERM), "{command}");
+            }
+            // What an event loop does still works.
+            let (one, _other) = UnixStream::pair().unwrap();
+            fcntl(one.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        })
+        .join()
+        .unwrap();
+        drop(listener);
+        std::fs::remove_file(
+            std::env::temp_dir().join(format!("sandbox-connect-{}", std::process::id())),
+        )
+        .unwrap();
     }
 }

@@ -23,13 +23,7 @@ pub(crate) fn give_up_privileges(
     keep.push(client.as_raw_fd());
     sys::close_all_but(&keep)?;
     if geteuid().is_root() {
-        for capability in 0..64 {
-            match sys::prctl(libc::PR_CAPBSET_DROP, capability) {
-                Ok(_) => {}
-                Err(Errno::EINVAL) if capability > 0 => break,
-                Err(errno) => return Err(errno),
-            }
-        }
+        sys::empty_bounding_set()?;
         setgroups(&[Gid::from_raw(half.gid)])?;
         sys::take_ids(half.uid, half.gid)?;
     }

@@ -57,8 +57,10 @@ pub enum Step {
         /// Inner uid and gid.
         inner: u32,
     },
-    /// New mount (and ipc, uts, net) namespaces.
+    /// New mount (and cgroup, ipc, uts, net) namespaces.
     Namespaces {
+        /// Where control groups are seen from: what is above its own is hidden.
+        cgroup: bool,
         /// System V and POSIX ipc.
         ipc: bool,
         /// Host name.
@@ -94,9 +96,7 @@ pub enum Step {
     EmptyBoundingSet,
     /// Prepare the Landlock rules.
     LandlockRules {
-        /// Fail unless scopes (ABI 6) are there.
-        scopes_required: bool,
-        /// Use scopes where they are.
+        /// With scopes (ABI 6).
         scopes: bool,
     },
     /// New session, default signals, umask 022.
@@ -129,7 +129,9 @@ impl Step {
         match self {
             Self::UserAndPidNamespaces { .. } => vec![P::UserNamespace, P::PidNamespace],
             Self::TakeIds(_) => vec![P::OwnUid],
-            Self::Namespaces { ipc, uts, network } => [
+            Self::Namespaces {
+                ipc, uts, network, ..
+            } => [
                 (true, P::MountNamespace),
                 (*ipc, P::IpcNamespace),
                 (*uts, P::UtsNamespace),
@@ -163,9 +165,19 @@ impl fmt::Display for Step {
             Self::UserAndPidNamespaces { inner } => {
                 write!(f, "make user and pid namespaces, mapping uid {inner}")?;
             }
-            Self::Namespaces { ipc, uts, network } => {
+            Self::Namespaces {
+                cgroup,
+                ipc,
+                uts,
+                network,
+            } => {
                 f.write_str("make the mount")?;
-                for (on, name) in [(ipc, "ipc"), (uts, "uts"), (network, "network")] {
+                for (on, name) in [
+                    (cgroup, "cgroup"),
+                    (ipc, "ipc"),
+                    (uts, "uts"),
+                    (network, "network"),
+                ] {
                     if *on {
                         write!(f, ", {name}")?;
                     }

@@ -8,19 +8,13 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 
+mod mount;
+
+pub(crate) use mount::{
+    NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, mount_setattr, move_mount,
+};
+
 type Result<T> = nix::Result<T>;
-
-/// `MOUNT_ATTR_*`.
-pub(crate) const READ_ONLY: u64 = 0x1;
-pub(crate) const NO_SUID: u64 = 0x2;
-pub(crate) const NO_DEV: u64 = 0x4;
-pub(crate) const NO_EXEC: u64 = 0x8;
-
-const OPEN_TREE_CLONE: libc::c_uint = 1;
-const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
-const AT_RECURSIVE: libc::c_uint = 0x8000;
-const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x4;
-const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
 
 /// Capabilities of `capset(2)`, version 3, as one 64-bit set each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,89 +31,6 @@ struct CapabilityHeader {
 }
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-
-/// A detached copy of the mount (and those below it) that holds this place.
-pub(crate) fn clone_tree(directory: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
-    let flags = OPEN_TREE_CLONE
-        | OPEN_TREE_CLOEXEC
-        | AT_RECURSIVE
-        | libc::AT_EMPTY_PATH as libc::c_uint
-        | libc::AT_SYMLINK_NOFOLLOW as libc::c_uint;
-    // SAFETY: `path` is a C string that lives through the call.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_open_tree,
-            directory.as_raw_fd(),
-            path.as_ptr(),
-            flags,
-        )
-    };
-    owned(fd)
-}
-
-/// Attaches a detached mount, or moves an attached one, whose root `mount` is.
-pub(crate) fn move_mount(mount: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &CStr) -> Result<()> {
-    move_mount_from(mount, c"", to, path)
-}
-
-/// Moves the mount at `from` below `directory`.
-pub(crate) fn move_mount_from(
-    directory: BorrowedFd<'_>,
-    from: &CStr,
-    to: BorrowedFd<'_>,
-    path: &CStr,
-) -> Result<()> {
-    // SAFETY: both paths are C strings that live through the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            directory.as_raw_fd(),
-            from.as_ptr(),
-            to.as_raw_fd(),
-            path.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
-        )
-    };
-    Errno::result(result).map(drop)
-}
-
-#[repr(C)]
-struct MountAttributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
-
-/// Sets attributes (and propagation, `MS_*`, unless 0) of a mount; of all
-/// those below it too when `recursive`.
-pub(crate) fn mount_setattr(
-    mount: BorrowedFd<'_>,
-    set: u64,
-    propagation: u64,
-    recursive: bool,
-) -> Result<()> {
-    let attributes = MountAttributes {
-        set,
-        clear: 0,
-        propagation,
-        userns_fd: 0,
-    };
-    let flags = libc::AT_EMPTY_PATH as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };
-    // SAFETY: the structure has the layout of `struct mount_attr` and the size
-    // that is passed; the path is empty.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of::<MountAttributes>(),
-        )
-    };
-    Errno::result(result).map(drop)
-}
 
 /// Reads the capabilities of this process.
 pub(crate) fn capabilities() -> Result<Capabilities> {
@@ -176,6 +87,32 @@ pub(crate) fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: the callers own no descriptor in the range that they use again.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     Errno::result(result).map(drop)
+}
+
+/// Closes one descriptor by number.
+pub(crate) fn close(fd: libc::c_int) -> Result<()> {
+    let fd = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    close_range(fd, fd)
+}
+
+/// Nothing that is executed can have a capability any more; those that this
+/// process holds stay.
+pub(crate) fn empty_bounding_set() -> Result<()> {
+    for capability in 0..64 {
+        match prctl(libc::PR_CAPBSET_DROP, capability) {
+            Ok(_) => {}
+            // Beyond the kernel's last.
+            Err(Errno::EINVAL) if capability > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Sets the NIS domain name of this uts namespace.
+pub(crate) fn set_domain_name(name: &str) -> Result<()> {
+    // SAFETY: the length is the text's own.
+    Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
 }
 
 /// A copy of this process in new namespaces; `None` in the copy.

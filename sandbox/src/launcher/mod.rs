@@ -18,7 +18,7 @@ use nix::libc;
 use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{geteuid, getppid, setgroups};
+use nix::unistd::{getegid, geteuid, getppid, setgroups};
 
 use self::events::{Events, Polled, Source};
 use crate::client::send_datagram;
@@ -31,7 +31,7 @@ use crate::message::{End, Failure, FailureKind, Reply};
 use crate::plan::Plan;
 use crate::policy::Protection;
 use crate::report::{Report, StepFailure};
-use crate::sandbox::{Order, Running, Sandbox, State, inner_id};
+use crate::sandbox::{Order, Running, Sandbox, State};
 use crate::split::{Config, Error, Service, Signals};
 use crate::step::Phase;
 use crate::{base, seccomp, sys};
@@ -48,7 +48,6 @@ const LEAVING: usize = 16;
 
 struct Launcher<'a> {
     shared: Shared,
-    inner: u32,
     pool_size: usize,
     socket: OwnedFd,
     service: &'a Service,
@@ -91,7 +90,7 @@ pub(crate) fn run(
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )
     .map_err(errno("listen to signals"))?;
-    let own = geteuid();
+    let (own, group) = (geteuid(), getegid().as_raw());
     if own.is_root() {
         setgroups(&[]).map_err(errno("drop supplementary groups"))?;
     }
@@ -120,11 +119,11 @@ pub(crate) fn run(
         Vec::new()
     };
     let mut launcher = Launcher {
-        inner: inner_id(&plan.prepare),
         ids: Ids::new(plan.host_ids, own.as_raw()),
         shared: Shared {
             plan,
             proc: base.proc,
+            own_group: group,
             filter,
             arguments,
         },
@@ -305,7 +304,7 @@ impl Launcher<'_> {
         let Some(host_id) = self.ids.take() else {
             return Ok(());
         };
-        match Sandbox::start(&self.shared, host_id, self.inner) {
+        match Sandbox::start(&self.shared, host_id) {
             Ok(sandbox) => {
                 self.sandboxes.push(sandbox);
                 Ok(())

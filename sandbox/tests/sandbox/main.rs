@@ -5,8 +5,8 @@
 // The lint tells tests by their attribute, which helpers do not have.
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/farm.rs"]
 mod farm;
+mod hostile;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -14,12 +14,16 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 const RANGE: u32 = 16;
 
+/// The group of the ordinary user.
+const GROUP: u32 = 64_100;
+
 /// Who runs the launcher, and at which host uids commands run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Root, with a range of host uids.
     Range,
-    /// An ordinary user: this uid, taken by root, or one's own.
+    /// An ordinary user: this uid, with a group of another number, taken by root,
+    /// or one's own.
     Same(Option<u32>),
 }
 
@@ -81,6 +85,11 @@ pub fn copy_userland(root: &Path) {
 
 impl Farm {
     pub fn start(mode: Mode, options: &[&str]) -> Self {
+        Self::start_through(&[], mode, options)
+    }
+
+    /// The same, started by another program.
+    pub fn start_through(through: &[&str], mode: Mode, options: &[&str]) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("sandbox-test-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
@@ -102,8 +111,9 @@ impl Farm {
         ));
         copy_program(&built, &program);
         let first = 1_000_000 + (std::process::id() % 10_000) * 10_000 + number * RANGE;
-        let mut command = Command::new(&program);
-        command.arg(&directory).args(options);
+        let mut words = through.iter().map(Path::new).chain([program.as_path()]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg(&directory).args(options);
         match mode {
             Mode::Range => {
                 command.arg(format!("ids={first}:{RANGE}"));
@@ -112,7 +122,7 @@ impl Farm {
                 command.arg("ids=same");
                 if let Some(uid) = uid {
                     std::os::unix::fs::chown(&directory, Some(uid), Some(uid)).unwrap();
-                    command.uid(uid).gid(uid);
+                    command.uid(uid).gid(GROUP);
                 }
             }
         }
@@ -121,7 +131,6 @@ impl Farm {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        std::fs::remove_file(&program).unwrap();
         let mut farm = Self {
             child,
             directory,
@@ -132,6 +141,7 @@ impl Farm {
             prepared: false,
         };
         assert_eq!(farm.receive(), Reply::Started);
+        std::fs::remove_file(&program).unwrap();
         farm
     }
 
