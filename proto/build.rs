@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-const PROTOCOLS: [&str; 6] = [
+const PROTOCOLS: [&str; 7] = [
     "buildbarn/buildqueuestate.proto",
     "buildbarn/cas.proto",
     "buildbarn/remoteworker.proto",
     "buildbarn/resourceusage.proto",
     "buildbarn/runner.proto",
     "hayloft/runner.proto",
+    "hayloft/scheduler.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

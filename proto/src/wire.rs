@@ -38,3 +38,6 @@ generated!(
 generated!(
     /// Worker to Hayloft's own runner (`hayloft.runner.v1`).
     runner_extension, "hayloft.runner.v1");
+generated!(
+    /// Scheduler to clients and operators (`hayloft.scheduler.v1`).
+    scheduler_extension, "hayloft.scheduler.v1");

@@ -76,6 +76,9 @@ pub enum Error {
     /// Nobody knows the operation, or no longer.
     #[error("operation {0:?} does not exist")]
     UnknownOperation(String),
+    /// The operation is not queued.
+    #[error("operation does not wait for a worker")]
+    NotWaiting,
     /// There is no such platform queue.
     #[error(
         "no queue of size class {size_class} exists for instance name prefix {prefix:?} and platform {platform}"
@@ -141,7 +144,7 @@ impl From<Error> for Status {
             }
             | Error::ShuttingDown => Self::unavailable(message),
             Error::NoWorkers { .. } => Self::failed_precondition(message),
-            Error::QueueHasWorkers(_) => Self::failed_precondition(message),
+            Error::QueueHasWorkers(_) | Error::NotWaiting => Self::failed_precondition(message),
             Error::UnknownOperation(_) | Error::UnknownQueue { .. } | Error::UnknownInvocation => {
                 Self::not_found(message)
             }

@@ -9,6 +9,7 @@ use proto::wire::longrunning::operations_server::OperationsServer;
 use proto::wire::remoteworker::operation_queue_server::OperationQueueServer;
 use proto::wire::rev2::capabilities_server::CapabilitiesServer;
 use proto::wire::rev2::execution_server::ExecutionServer;
+use proto::wire::scheduler_extension::explanation_server::ExplanationServer;
 use storage::ActionCache;
 use storage::client::RemoteStorage;
 use tonic::service::Routes;
@@ -109,10 +110,12 @@ pub fn worker_routes(dispatcher: Arc<Dispatcher>, maximum_message_size: u64) -> 
     Routes::new(OperationQueueServer::new(service).max_decoding_message_size(limit))
 }
 
-/// The service that operators use.
+/// The services that operators use.
 #[must_use]
 pub fn queue_state_routes(dispatcher: Arc<Dispatcher>) -> Routes {
-    Routes::new(BuildQueueStateServer::new(QueueStateService(dispatcher)))
+    let service = QueueStateService(dispatcher);
+    Routes::new(BuildQueueStateServer::new(service.clone()))
+        .add_service(ExplanationServer::new(service))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proto::wire::protobuf;
 
 use super::aging::Level;
+use super::explain::COUNTED;
 use super::fairness::Score;
 use super::locality::{Idle, IdleChild};
 use super::order::{Order, Place};
@@ -305,6 +306,20 @@ impl Invocations {
     /// Whether there is a task to hand out.
     pub(super) fn is_ready(&self) -> bool {
         self.head(ROOT).is_some()
+    }
+
+    /// How many invocations would be served before this one, or before one that it
+    /// belongs to, as far as is counted at each level.
+    pub(super) fn ahead(&self, id: InvocationId) -> usize {
+        let at_each_level = self.chain(id).filter_map(|id| {
+            let node = self.get(id);
+            let siblings = &self.get(node.parent?).ready;
+            Some(match node.ready_as {
+                Some((own, _)) => siblings.range(..own).take(COUNTED).count(),
+                None => siblings.len().min(COUNTED),
+            })
+        });
+        at_each_level.sum()
     }
 
     /// Brings what its ancestors know of an invocation up to date.

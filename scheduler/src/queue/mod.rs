@@ -15,13 +15,14 @@
 //! comes when workers are idle goes to one near ([`locality`]). If the worker is
 //! lost, [`retry`] decides; if it is done, [`finish`] and [`size_class`].
 //!
-//! An operator sees how it all stands ([`state`], [`list`]), and can keep workers
+//! An operator sees how it all stands ([`state`], [`list`], [`explain`]), and can keep workers
 //! from work ([`drain`]) and end actions ([`kill`]).
 
 mod aging;
 mod assign;
 mod dedup;
 mod drain;
+mod explain;
 mod fairness;
 mod finish;
 mod invocation;

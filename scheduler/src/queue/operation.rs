@@ -10,6 +10,7 @@ use super::aging::Level;
 use super::invocation::Lineage;
 use super::platform_queue::QueueName;
 use super::task::{Job, TaskId};
+use super::worker::WorkerId;
 
 /// One client's Execute: a view of a task, with a name and a priority of its own.
 ///
@@ -93,6 +94,10 @@ pub struct View {
     pub stage: Stage,
     /// The action.
     pub action: Digest,
+    /// When the operation came.
+    pub queued: SystemTime,
+    /// The worker that has it.
+    pub worker: Option<WorkerId>,
     /// The outcome, when completed.
     pub response: Option<Arc<ExecuteResponse>>,
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::aging::Level;
+use super::explain::COUNTED;
 use super::task::TaskId;
 
 /// A task's place: the most urgent first; then, as a build is over when its last
@@ -38,6 +39,11 @@ impl Order {
         self.0
             .first_key_value()
             .map(|(place, task)| (*place, *task))
+    }
+
+    /// How many go before this place, as far as is counted.
+    pub(super) fn ahead(&self, place: Place) -> usize {
+        self.0.range(..place).take(COUNTED).count()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -217,18 +217,24 @@ impl Queue {
     #[must_use]
     pub fn view(&self, name: Uuid) -> Option<View> {
         let operation = self.operations.get(&name)?;
-        let (stage, response) = match &operation.state {
-            State::Done(response) => (Stage::Completed, Some(response.clone())),
-            State::Attached(task) => match self.tasks.get(task)?.progress {
-                Progress::CacheCheck => (Stage::CacheCheck, None),
-                Progress::Queued => (Stage::Queued, None),
-                Progress::Executing(_) => (Stage::Executing, None),
-            },
-        };
-        Some(View {
-            stage,
+        let mut view = View {
+            stage: Stage::Completed,
             action: operation.job.digest,
-            response,
-        })
+            queued: operation.queued,
+            worker: None,
+            response: None,
+        };
+        match &operation.state {
+            State::Done(response) => view.response = Some(response.clone()),
+            State::Attached(task) => match self.tasks.get(task)?.progress {
+                Progress::CacheCheck => view.stage = Stage::CacheCheck,
+                Progress::Queued => view.stage = Stage::Queued,
+                Progress::Executing(worker) => {
+                    view.stage = Stage::Executing;
+                    view.worker = self.workers.get(&worker).map(|worker| worker.id.clone());
+                }
+            },
+        }
+        Some(view)
     }
 }

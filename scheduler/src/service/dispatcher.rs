@@ -7,14 +7,15 @@ use std::time::{Instant, SystemTime};
 
 use daemon::Shutdown;
 use proto::wire::rev2::ActionResult;
+use proto::wire::scheduler_extension::Waiting;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot, watch};
 use uuid::Uuid;
 
 use crate::error::Error;
 use crate::queue::{
-    Desired, Effect, Now, Outcome, Pattern, Queue, Reply, Submission, Synchronization, TaskId,
-    View, WorkerKey,
+    Desired, Effect, Now, Outcome, Pattern, Queue, Reply, Stage, Submission, Synchronization,
+    TaskId, View, WorkerKey,
 };
 
 /// The queue, shared by all calls.
@@ -171,6 +172,16 @@ impl Dispatcher {
         .ok_or_else(|| Error::UnknownOperation(name.to_string()))
     }
 
+    /// Why an operation waits, if its view says so and it still does. Others are
+    /// not asked after, so that what is handed out at once is not held up.
+    #[must_use]
+    pub fn waiting(&self, name: Uuid, view: &View) -> Option<Waiting> {
+        if view.stage != Stage::Queued {
+            return None;
+        }
+        self.with(|state, _| state.queue.waiting(name))
+    }
+
     /// Cancels an operation.
     ///
     /// # Errors
@@ -285,6 +296,12 @@ pub struct Updates {
 }
 
 impl Updates {
+    /// See [`Dispatcher::waiting`].
+    #[must_use]
+    pub fn waiting(&self, view: &View) -> Option<Waiting> {
+        self.dispatcher.waiting(self.name, view)
+    }
+
     /// What tells the scheduler to stop.
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {

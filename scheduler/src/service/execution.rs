@@ -180,7 +180,9 @@ fn operations_of(updates: Updates) -> BoxStream<'static, Result<Operation, Statu
                 }
             }
         }
-        let operation = operations::message(updates.name, &updates.views.borrow_and_update());
+        let view = updates.views.borrow_and_update().clone();
+        let waiting = updates.waiting(&view);
+        let operation = operations::message(updates.name, &view, waiting.as_ref());
         let next = if operation.done {
             Next::End
         } else {

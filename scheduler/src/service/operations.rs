@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use proto::messages::pack_rev2;
+use proto::messages::{pack, pack_rev2, timestamp};
 use proto::wire::longrunning::operations_server::Operations;
 use proto::wire::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
     ListOperationsResponse, Operation, WaitOperationRequest, operation,
 };
 use proto::wire::protobuf::Empty;
-use proto::wire::rev2::ExecuteOperationMetadata;
+use proto::wire::rev2::{ExecuteOperationMetadata, ExecutedActionMetadata};
+use proto::wire::scheduler_extension::Waiting;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -17,14 +18,26 @@ use super::dispatcher::Dispatcher;
 use crate::error::Error;
 use crate::queue::View;
 
-/// The message of an operation: REv2 metadata always, the ExecuteResponse once
-/// it is done.
+/// The message of an operation: REv2 metadata always, why it waits if it does,
+/// the ExecuteResponse once it is done.
 #[must_use]
-pub fn message(name: Uuid, view: &View) -> Operation {
+pub fn message(name: Uuid, view: &View, waiting: Option<&Waiting>) -> Operation {
+    // The outcome holds the metadata in full.
+    let partial = view.response.is_none().then(|| ExecutedActionMetadata {
+        worker: view
+            .worker
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        queued_timestamp: Some(timestamp(view.queued)),
+        auxiliary_metadata: waiting.map(pack).into_iter().collect(),
+        ..Default::default()
+    });
     let metadata = ExecuteOperationMetadata {
         stage: view.stage.to_wire(),
         action_digest: Some(view.action.to_wire()),
         digest_function: view.action.function().to_wire(),
+        partial_execution_metadata: partial,
         ..Default::default()
     };
     let response = view.response.as_deref();
@@ -57,7 +70,8 @@ impl Operations for OperationsService {
     ) -> Result<Response<Operation>, Status> {
         let name = parse_name(&request.get_ref().name)?;
         let view = self.0.view(name)?;
-        Ok(Response::new(message(name, &view)))
+        let waiting = self.0.waiting(name, &view);
+        Ok(Response::new(message(name, &view, waiting.as_ref())))
     }
 
     async fn cancel_operation(

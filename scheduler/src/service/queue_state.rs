@@ -1,4 +1,4 @@
-//! The handles of operators: Buildbarn's BuildQueueState.
+//! The handles of operators: Buildbarn's BuildQueueState, and our Explanation.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use proto::wire::buildqueuestate::{
     kill_operations_request, list_invocation_children_request, list_queued_operations_request,
     list_workers_request,
 };
+use proto::wire::scheduler_extension::explanation_server::Explanation;
+use proto::wire::scheduler_extension::{ExplainRequest, Waiting};
 use proto::{InstanceName, PlatformKey};
 use tonic::{Request, Response, Status};
 
@@ -26,7 +28,8 @@ use crate::queue::{Children, InvocationPath, Pattern, QueueName, QueuedAfter, St
 /// The largest page, whatever is asked for: the queue stands still while it is made.
 const MAXIMUM_PAGE: usize = 1000;
 
-/// The BuildQueueState service.
+/// The BuildQueueState service, and Explanation.
+#[derive(Clone)]
 pub struct QueueStateService(pub Arc<Dispatcher>);
 
 #[tonic::async_trait]
@@ -207,6 +210,15 @@ impl BuildQueueState for QueueStateService {
         self.0
             .operate(|queue, now| queue.remove_drain(now, &name, &pattern))?;
         Ok(Response::new(()))
+    }
+}
+
+#[tonic::async_trait]
+impl Explanation for QueueStateService {
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<Waiting>, Status> {
+        let name = operations::parse_name(&request.get_ref().operation_name)?;
+        let waiting = self.0.operate(|queue, now| queue.explain(now, name))?;
+        Ok(Response::new(waiting))
     }
 }
 

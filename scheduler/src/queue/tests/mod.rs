@@ -9,6 +9,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 mod clients;
+mod explain;
 mod fairness;
 mod random;
 mod size_class;

@@ -26,8 +26,9 @@ use proto::wire::remoteworker::{
 use proto::wire::rev2::execution_client::ExecutionClient;
 use proto::wire::rev2::{
     Action, ActionResult, Command, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse,
-    Platform, execution_stage, platform::Property,
+    ExecutedActionMetadata, Platform, execution_stage, platform::Property,
 };
+use proto::wire::scheduler_extension::explanation_server::ExplanationServer;
 use proto::{Digest, DigestFunction, InstanceName, PlatformKey};
 use storage::{ActionCache, BlobStore, ByteStream};
 use tonic::transport::Channel;
@@ -170,7 +171,8 @@ impl Farm {
         let operators = QueueStateService(dispatcher.clone());
         let routes = routes
             .add_service(workers)
-            .add_service(BuildQueueStateServer::new(operators));
+            .add_service(BuildQueueStateServer::new(operators.clone()))
+            .add_service(ExplanationServer::new(operators));
         tokio::spawn(daemon::serve(listener, routes, shutdown.clone()));
         let driven = dispatcher.clone();
         tokio::spawn(async move { driven.drive().await });
@@ -268,6 +270,7 @@ struct Client {
 /// What an operation says.
 struct Told {
     stage: execution_stage::Value,
+    partial: Option<ExecutedActionMetadata>,
     response: Option<ExecuteResponse>,
 }
 
@@ -319,7 +322,13 @@ fn told(operation: &Operation) -> Told {
     assert_eq!(operation.done, response.is_some());
     let stage = execution_stage::Value::try_from(metadata.stage).unwrap();
     assert_eq!(operation.done, stage == execution_stage::Value::Completed);
-    Told { stage, response }
+    let partial = metadata.partial_execution_metadata;
+    assert_eq!(partial.is_none(), operation.done);
+    Told {
+        stage,
+        partial,
+        response,
+    }
 }
 
 /// A worker made by hand.

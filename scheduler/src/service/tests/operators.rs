@@ -8,6 +8,8 @@ use proto::wire::buildqueuestate::{
     TerminateWorkersRequest, kill_operations_request, list_workers_request,
 };
 use proto::wire::rpc;
+use proto::wire::scheduler_extension::explanation_client::ExplanationClient;
+use proto::wire::scheduler_extension::{ExplainRequest, Waiting};
 use tonic::Code;
 
 use super::*;
@@ -188,4 +190,41 @@ async fn wrong_requests_are_refused_and_the_field_named() {
         operator.terminate_workers(huge).await.unwrap_err(),
         "worker_id_pattern",
     );
+}
+
+#[tokio::test]
+async fn clients_and_operators_hear_why_an_action_waits_and_who_executes_it() {
+    let farm = Farm::start(Settings::default()).await;
+    let action = farm.action("x");
+    let mut client = farm.execute(action).await;
+    let told = client.next().await.unwrap().partial.unwrap();
+    assert!(told.queued_timestamp.is_some());
+    let name = "hayloft.scheduler.v1.Waiting";
+    let waiting: Waiting = unpack(&told.auxiliary_metadata[0], name).unwrap();
+    assert!(
+        waiting.explanation.starts_with("no worker"),
+        "{}",
+        waiting.explanation
+    );
+
+    let mut operator = ExplanationClient::new(farm.connect());
+    let request = ExplainRequest {
+        operation_name: client.name.clone(),
+    };
+    let explained = operator
+        .explain(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(explained, waiting);
+
+    let mut worker = farm.worker("a");
+    worker.take().await;
+    let told = client.next().await.unwrap().partial.unwrap();
+    assert_eq!(told.worker, "{host=a}");
+    assert!(told.auxiliary_metadata.is_empty());
+    let status = operator.explain(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    worker.complete(action, 0).await;
+    client.response().await;
 }
