@@ -1,0 +1,32 @@
+//! Attack 4: an action changes an input's bytes or size without write(2):
+//! truncate, fallocate, shared mappings, its own memory file.
+
+use tests::farm::As;
+
+use crate::arena::{assert_refused, assert_succeeded, on_both_farms};
+use crate::inputs;
+
+on_both_farms!(attack);
+
+fn attack(who: As) {
+    let (attempts, _) = inputs::attack(who, &["attack-04"], None);
+    if who == As::Root {
+        // A descriptor for reading is none for writing whoever has it: EBADF,
+        // EINVAL, and EIO or EFAULT for memory that may not be written.
+        let refusals = [
+            "EACCES", "EPERM", "EROFS", "EBADF", "EINVAL", "EIO", "EFAULT",
+        ];
+        assert_refused(&attempts, &refusals, &[]);
+    }
+}
+
+#[test]
+fn control_unprotected_files_are_changed() {
+    let mut attempts = inputs::unprotected(&["attack-04"], 0o444);
+    // What is tried by a descriptor for reading fails everywhere.
+    attempts.retain(|name, _| {
+        !name.contains("read-only") && !name.starts_with("mprotect") && !name.starts_with("/proc")
+    });
+    let none: &[&str] = &["EOPNOTSUPP"];
+    assert_succeeded(&attempts, &[("punch", none), ("fallocate", none)]);
+}

@@ -1,0 +1,63 @@
+//! Attack 12: an action signals the farm's processes, another action's, all that
+//! it can reach, and the process that reaps its own.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use tests::farm::{As, ROLES};
+use tests::tree::Tree;
+
+use crate::arena::{Arena, Bystander, assert_refused, assert_succeeded, control, on_both_farms};
+
+on_both_farms!(attack);
+
+fn attack(who: As) {
+    let arena = Arena::new(who);
+    let sibling = arena.sibling(&[]);
+    let roles = ROLES.map(|role| arena.farm.role(role));
+    let pids = pids(&arena);
+
+    let words: Vec<_> = pids.iter().map(String::as_str).collect();
+    let attempts = arena.attack(&[&["attack-12"], &words[..]].concat());
+    assert!(attempts.contains_key(&format!("kill {}", sibling.process.pid)));
+    assert_refused(&attempts, &["ESRCH", "EPERM"], &[]);
+
+    // All that it can reach is its own.
+    let namespace = fs::read_link("/proc/self/ns/pid").expect("a namespace");
+    let attempts = arena.attack(&["attack-12-everyone", namespace.to_str().expect("UTF-8")]);
+    assert_eq!(attempts["kill everyone"], "OK");
+    assert_eq!(attempts["bystander"], "OK");
+
+    // Its exit code is its own: the reaper is there to report it.
+    let reaper = arena.action(&["attack-12-reaper"], &Tree::new());
+    let outcome = arena.farm.client().run(&reaper).exited(42);
+    // The kernel keeps a namespace's first process from signals sent within; it
+    // says so by EPERM only where Landlock refuses first.
+    let signals = ["SIGSTOP", "SIGTERM", "SIGINT", "SIGKILL"];
+    assert_refused(&outcome.attempts(), &["EPERM", "EACCES", "ESRCH"], &signals);
+
+    for role in &roles {
+        assert!(role.is_there(), "{role:?} is gone");
+    }
+    sibling.leave();
+    arena.leave();
+}
+
+/// Every process of the farm, the sibling's among them.
+fn pids(arena: &Arena) -> Vec<String> {
+    let processes = arena.farm.processes();
+    let pids = processes.iter().map(|process| process.pid);
+    pids.chain([arena.farm.pid()])
+        .map(|pid| pid.to_string())
+        .collect()
+}
+
+#[test]
+fn control_an_unprotected_process_is_killed() {
+    let who = As::PlainUser;
+    let folder = who.folder();
+    let bystander = Bystander::start(who, &["victim"], folder.path(), &[]);
+    let attempts = control(who, &["attack-12", &bystander.pid()], folder.path());
+    assert_succeeded(&attempts, &[]);
+    assert_eq!(bystander.end(), Some(Signal::SIGKILL as i32));
+}
