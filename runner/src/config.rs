@@ -96,19 +96,22 @@ pub enum Importance {
     Required,
 }
 
-/// Resource limits of each command (`setrlimit(2)`); what is absent is as the
+/// Resource limits of each command (`setrlimit(2)`); what is null is as the
 /// runner's own.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CommandLimits {
     /// Open files of one process.
     pub open_files: u64,
-    /// Processes of one host uid.
+    /// Processes and threads of one command (before Linux 5.14, of its host uid).
     pub processes: Option<u64>,
     /// The largest file a process may write.
     pub file_size_bytes: Option<u64>,
     /// The stack of a process's first thread.
     pub stack_size_bytes: Option<u64>,
+    /// What each directory in memory holds at most: `/dev/shm`, `/var/tmp`, and
+    /// `/tmp` where the action has no directory for it.
+    pub tmpfs_size_bytes: u64,
 }
 
 impl Default for CommandLimits {
@@ -119,6 +122,7 @@ impl Default for CommandLimits {
             processes: limits.processes,
             file_size_bytes: limits.file_size,
             stack_size_bytes: limits.stack,
+            tmpfs_size_bytes: limits.tmpfs_size,
         }
     }
 }
@@ -174,6 +178,7 @@ impl Config {
         if self.pool_size == 0 {
             return invalid("pool_size", "must be at least 1");
         }
+        self.check_limits()?;
         self.check_users(as_root)?;
         let possible = match self.uid_range {
             Some(range) => {
@@ -197,6 +202,13 @@ impl Config {
         self.maximum_concurrent = Some(concurrent);
         self.policy()?;
         Ok(self)
+    }
+
+    fn check_limits(&self) -> Result<(), StartError> {
+        if self.limits.tmpfs_size_bytes == 0 {
+            return invalid("limits.tmpfs_size_bytes", "must be at least 1");
+        }
+        Ok(())
     }
 
     fn check_users(&mut self, as_root: bool) -> Result<(), StartError> {
@@ -247,6 +259,7 @@ impl Config {
             processes: self.limits.processes,
             file_size: self.limits.file_size_bytes,
             stack: self.limits.stack_size_bytes,
+            tmpfs_size: self.limits.tmpfs_size_bytes,
         };
         policy.read_only_binds.clone_from(&self.read_only_binds);
         let named = |table: &str, name: &str| match Protection::from_name(name) {
@@ -259,14 +272,9 @@ impl Config {
                 ),
             ),
         };
-        // In the order of the protections: giving up one makes a later one a
-        // requirement, which can then be given up as well.
-        let mut weakened = BTreeMap::new();
         for (name, importance) in &self.unsafe_protections {
-            weakened.insert(named("unsafe_protections", name)?, *importance);
-        }
-        for (protection, importance) in weakened {
-            policy.set_need(protection, importance.into());
+            let protection = named("unsafe_protections", name)?;
+            policy.set_need(protection, (*importance).into());
         }
         for (name, importance) in &self.protections {
             let protection = named("protections", name)?;
@@ -379,22 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn sharing_the_network_takes_scopes_unless_those_are_given_up_too() {
-        let shared = r#""network_namespace": "off""#;
-        let config_of = |table: String| config(&table).policy().unwrap();
-        let one = config_of(format!(r#", "unsafe_protections": {{{shared}}}"#));
-        assert_eq!(one.need(Protection::LandlockScopes), Need::Required);
-        let both = config_of(format!(
-            r#", "unsafe_protections": {{{shared}, "landlock_scopes": "off"}}"#
-        ));
-        assert_eq!(both.need(Protection::LandlockScopes), Need::Off);
-    }
-
-    #[test]
     fn values_that_make_no_sense_are_named() {
         for (extra, key) in [
             (r#", "pool_size": 0"#, "pool_size"),
             (r#", "maximum_concurrent": 0"#, "maximum_concurrent"),
+            (
+                r#", "limits": {"tmpfs_size_bytes": 0}"#,
+                "limits.tmpfs_size_bytes",
+            ),
         ] {
             assert!(complaint(extra, false).starts_with(key));
         }

@@ -2,7 +2,8 @@
 //! replies to standard output. The tests drive sandboxes through it.
 //!
 //! `serve BUILD_DIRECTORY KEY=VALUE...` with the keys `root` (`host`, `input`),
-//! `ids` (`same`, or `START:COUNT`), `pool`, `off` (a protection).
+//! `ids` (`same`, or `START:COUNT`), `pool`, `off` (a protection),
+//! `tmpfs` and `processes` (limits).
 //!
 //! Each frame is `length: u32, kind: u8, id: u64, body`, little endian; kinds
 //! are `r`un (body: an encoded run request), `k`ill, re`c`laim and `p`ath
@@ -15,8 +16,8 @@ use std::process::ExitCode;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sandbox::{
-    Client, ClientError, Config, Frame, HostIds, Need, Policy, Protection, Reply, Request, Root,
-    RunRequest, ServiceHalf, split,
+    Client, ClientError, Config, Frame, HostIds, Limits, Need, Policy, Protection, Reply, Request,
+    Root, RunRequest, ServiceHalf, split,
 };
 
 fn main() -> ExitCode {
@@ -38,6 +39,7 @@ fn config() -> Option<Config> {
     let build_directory = arguments.next()?.into();
     let (mut root, mut ids, mut pool_size) = (Root::Host, HostIds::SameUser, 2);
     let mut off = Vec::new();
+    let mut limits = Limits::default();
     for argument in arguments {
         match argument.split_once('=')? {
             ("root", "input") => root = Root::Input,
@@ -51,11 +53,14 @@ fn config() -> Option<Config> {
                 };
             }
             ("pool", number) => pool_size = number.parse().ok()?,
+            ("tmpfs", bytes) => limits.tmpfs_size = bytes.parse().ok()?,
+            ("processes", number) => limits.processes = Some(number.parse().ok()?),
             ("off", name) => off.push(Protection::from_name(name)?),
             _ => return None,
         }
     }
     let mut policy = Policy::new(root, ids);
+    policy.limits = limits;
     for protection in off {
         policy.set_need(protection, Need::Off);
     }

@@ -79,6 +79,7 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
 fn perform(step: &Step, start: &Start<'_>, texts: &Texts) -> nix::Result<()> {
     match step {
         Step::Session => setsid().map(drop),
+        Step::OutOfMemoryFirst => limits::be_out_of_memory_first(),
         Step::ResourceLimits(wanted) => limits::apply(wanted),
         Step::DropCapabilities => {
             sys::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS)?;

@@ -175,7 +175,7 @@ fn prepare(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
         Step::AttachBase => mounts::attach_base(root),
         Step::Proc => mounts::proc(),
         Step::PseudoTerminals => mounts::pseudo_terminals(),
-        Step::PrivateTmpfs(path) => mounts::tmpfs(&format!("/root/{path}")),
+        Step::PrivateTmpfs { path, bytes } => mounts::tmpfs(&format!("/root/{path}"), *bytes),
         Step::PivotRoot => mounts::pivot(root),
         Step::EmptyBoundingSet => sys::empty_bounding_set(),
         Step::LandlockRules { .. } => landlock_rules(state, step),
@@ -188,8 +188,9 @@ fn attach(state: &mut State<'_>, step: &Step, assignment: &Assignment) -> nix::R
     match step {
         Step::AttachInputRoot(_) => mounts::attach_input(root, &assignment.input),
         Step::MoveIntoInputRoot => mounts::move_into_input(&assignment.input),
-        Step::AttachTemporaryDirectory => {
-            mounts::attach_temporary(root, &assignment.input, assignment.temporary.as_ref())
+        Step::AttachTemporaryDirectory { bytes } => {
+            let temporary = assignment.temporary.as_ref();
+            mounts::attach_temporary(root, &assignment.input, temporary, *bytes)
         }
         Step::PivotRoot => mounts::pivot(root),
         Step::LandlockRules { .. } => landlock_rules(state, step),

@@ -100,10 +100,20 @@ pub(crate) fn pseudo_terminals() -> nix::Result<()> {
     )
 }
 
-/// An empty directory in memory, at an absolute path of the namespace.
-pub(crate) fn tmpfs(path: &str) -> nix::Result<()> {
+/// An empty directory in memory, at an absolute path of the namespace. It holds
+/// so many bytes, and a file or directory for each 4 KiB of them: those that are
+/// empty take memory too.
+pub(crate) fn tmpfs(path: &str, bytes: u64) -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some("mode=1777"))
+    let files = (bytes / 4096).max(64);
+    let options = format!("mode=1777,size={bytes},nr_inodes={files}");
+    mount(
+        Some("tmpfs"),
+        path,
+        Some("tmpfs"),
+        flags,
+        Some(&options[..]),
+    )
 }
 
 /// Attaches the input root; for [`Root::Input`] where it waits to become `/`.
@@ -130,9 +140,10 @@ pub(crate) fn attach_temporary(
     root: Root,
     input: &OwnedFd,
     temporary: Option<&OwnedFd>,
+    bytes: u64,
 ) -> nix::Result<()> {
     match (root, temporary) {
-        (Root::Host, None) => tmpfs("/tmp"),
+        (Root::Host, None) => tmpfs("/tmp", bytes),
         (Root::Host, Some(tree)) => {
             sys::move_mount(tree.as_fd(), open_place(c"/tmp")?.as_fd(), c"")
         }
@@ -140,7 +151,7 @@ pub(crate) fn attach_temporary(
         (Root::Input, None) => {
             // By way of a place that is not the action's, so that no path of
             // its tree is followed.
-            tmpfs("/root/tmp")?;
+            tmpfs("/root/tmp", bytes)?;
             let tree = open_place(c"/root/tmp")?;
             sys::move_mount(tree.as_fd(), input.as_fd(), c"tmp")
         }

@@ -105,9 +105,9 @@ impl Plan {
     pub fn new(policy: &Policy, probe: &Probe) -> Result<Self, Refusal> {
         check_policy(policy)?;
         check_host(policy, probe)?;
-        let mut protections = Vec::new();
+        let mut protections: Vec<Held> = Vec::new();
         for protection in Protection::ALL {
-            let need = policy.need(protection);
+            let need = need(policy, protection, &protections);
             let missing = missing(protection, policy, probe);
             protections.push(match (need, missing) {
                 (Need::Required, Some((why, remedy))) => {
@@ -174,6 +174,21 @@ impl Plan {
     }
 }
 
+/// How much a protection matters, given those decided before it. On a network
+/// that is shared, for whatever reason, nothing but scopes keeps commands from the
+/// abstract sockets of others: there, only whoever switches them off goes without.
+fn need(policy: &Policy, protection: Protection, decided: &[Held]) -> Need {
+    let shared_network = decided
+        .iter()
+        .any(|other| other.protection == Protection::NetworkNamespace && !other.held);
+    match policy.need(protection) {
+        Need::BestEffort if protection == Protection::LandlockScopes && shared_network => {
+            Need::Required
+        }
+        need => need,
+    }
+}
+
 fn check_policy(policy: &Policy) -> Result<(), Refusal> {
     for protection in Protection::ALL {
         if protection.is_structural() && policy.need(protection) == Need::Off {
@@ -199,6 +214,9 @@ fn check_policy(policy: &Policy) -> Result<(), Refusal> {
             protection: Protection::LandlockScopes,
             needs: Protection::LandlockFiles,
         });
+    }
+    if policy.limits.tmpfs_size == 0 {
+        return Err(Refusal::Policy("directories in memory must have a size"));
     }
     if policy.hostname.is_empty() || policy.hostname.len() > 64 {
         return Err(Refusal::Policy("the host name must have 1 to 64 bytes"));
@@ -324,29 +342,36 @@ fn prepare(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) ->
         Step::AttachBase,
         Step::Proc,
         Step::PseudoTerminals,
-        Step::PrivateTmpfs("dev/shm"),
+        tmpfs("dev/shm", policy),
     ]);
     if held(Protection::NoCapabilities) {
         steps.push(Step::EmptyBoundingSet);
     }
     if policy.root == Root::Host {
-        steps.extend([Step::PrivateTmpfs("var/tmp"), Step::PivotRoot]);
+        steps.extend([tmpfs("var/tmp", policy), Step::PivotRoot]);
         steps.extend(landlock_rules(held));
     }
     steps
 }
 
+fn tmpfs(path: &'static str, policy: &Policy) -> Step {
+    Step::PrivateTmpfs {
+        path,
+        bytes: policy.limits.tmpfs_size,
+    }
+}
+
 fn request(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
+    let temporary = Step::AttachTemporaryDirectory {
+        bytes: policy.limits.tmpfs_size,
+    };
     match policy.root {
-        Root::Host => vec![
-            Step::AttachInputRoot("build/root"),
-            Step::AttachTemporaryDirectory,
-        ],
+        Root::Host => vec![Step::AttachInputRoot("build/root"), temporary],
         Root::Input => {
             let mut steps = vec![
                 Step::AttachInputRoot("."),
                 Step::MoveIntoInputRoot,
-                Step::AttachTemporaryDirectory,
+                temporary,
                 Step::PivotRoot,
             ];
             steps.extend(landlock_rules(held));
@@ -362,7 +387,11 @@ fn landlock_rules(held: &dyn Fn(Protection) -> bool) -> Option<Step> {
 }
 
 fn command(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
-    let mut steps = vec![Step::Session, Step::ResourceLimits(policy.limits.clone())];
+    let mut steps = vec![
+        Step::Session,
+        Step::OutOfMemoryFirst,
+        Step::ResourceLimits(policy.limits.clone()),
+    ];
     if held(Protection::NoCapabilities) {
         steps.push(Step::DropCapabilities);
     }

@@ -145,6 +145,34 @@ fn switching_off_leaves_the_step_out() {
 }
 
 #[test]
+fn scopes_are_required_whenever_the_network_is_shared() {
+    let no_network = [Feature::NetworkNamespace, Feature::LandlockScopes];
+    let of = |lacking: &[Feature], scopes: Option<Need>| {
+        let mut policy = Policy::new(Root::Host, RANGE);
+        policy.set_need(Protection::NetworkNamespace, Need::BestEffort);
+        if let Some(need) = scopes {
+            policy.set_need(Protection::LandlockScopes, need);
+        }
+        Plan::new(&policy, &host(lacking))
+    };
+    // The host cannot separate the network, which was a best effort.
+    for scopes in [None, Some(Need::BestEffort), Some(Need::Required)] {
+        assert!(matches!(
+            of(&no_network, scopes).unwrap_err(),
+            Refusal::Missing {
+                protection: Protection::LandlockScopes,
+                ..
+            }
+        ));
+    }
+    assert!(of(&no_network, Some(Need::Off)).is_ok());
+    let plan = of(&[Feature::NetworkNamespace], None).unwrap();
+    assert!(plan.holds(Protection::LandlockScopes));
+    // It can: then scopes are a best effort.
+    assert!(of(&[Feature::LandlockScopes], None).is_ok());
+}
+
+#[test]
 fn senseless_policies_are_refused() {
     let plan = |change: &dyn Fn(&mut Policy)| {
         let mut policy = Policy::new(Root::Host, RANGE);
@@ -172,6 +200,11 @@ fn senseless_policies_are_refused() {
         Refusal::Policy(_)
     ));
     assert!(matches!(plan(&|p| p.hostname.clear()), Refusal::Policy(_)));
+    // To the kernel that would be no limit at all.
+    assert!(matches!(
+        plan(&|p| p.limits.tmpfs_size = 0),
+        Refusal::Policy(_)
+    ));
 }
 
 #[test]

@@ -127,7 +127,8 @@ pub enum HostIds {
     /// least the number of concurrent actions plus [`crate::Config::pool_size`].
     Range {
         /// First uid of the range. None of the range may own anything that
-        /// matters: above all not the worker's cache.
+        /// matters: above all not the worker's cache, and so not the build
+        /// directory, which is refused.
         start: u32,
         /// How many.
         count: u32,
@@ -154,21 +155,28 @@ impl HostIds {
 pub struct Limits {
     /// `RLIMIT_NOFILE`, soft and hard.
     pub open_files: u64,
-    /// `RLIMIT_NPROC`, counted per host uid; `None`: as the runner's.
+    /// `RLIMIT_NPROC`: processes and threads of one sandbox (before Linux 5.14 of
+    /// one host uid, the runner's other ones included with
+    /// [`HostIds::SameUser`]); `None`: as the runner's.
     pub processes: Option<u64>,
     /// `RLIMIT_FSIZE` in bytes; `None`: as the runner's.
     pub file_size: Option<u64>,
     /// Soft `RLIMIT_STACK` in bytes; `None`: as the runner's.
     pub stack: Option<u64>,
+    /// Bytes that each directory in memory holds at most: `/dev/shm`, `/var/tmp`,
+    /// and `/tmp` where no directory is given for it. Not 0. One file or
+    /// directory is allowed for each 4 KiB of it.
+    pub tmpfs_size: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             open_files: 65_536,
-            processes: None,
+            processes: Some(4096),
             file_size: None,
             stack: Some(8 << 20),
+            tmpfs_size: 1 << 30,
         }
     }
 }
@@ -196,8 +204,8 @@ impl Policy {
     /// Everything required, but what the choice of `root` and `host_ids`
     /// itself gives up: [`Protection::OwnUid`] and
     /// [`Protection::ProtectedHardlinks`] are off for [`HostIds::SameUser`].
-    /// [`Protection::LandlockScopes`] is a best effort, since the network
-    /// namespace already separates.
+    /// [`Protection::LandlockScopes`] is a best effort while the network
+    /// namespace, which separates already, is had.
     #[must_use]
     pub fn new(root: Root, host_ids: HostIds) -> Self {
         let mut needs: BTreeMap<_, _> = Protection::ALL
@@ -232,15 +240,10 @@ impl Policy {
             .unwrap_or(Need::Required)
     }
 
-    /// Sets how much `protection` matters. Sharing the host's network
-    /// (`NetworkNamespace` off) makes [`Protection::LandlockScopes`] required,
-    /// unless that is then set as well.
+    /// Sets how much `protection` matters. Where the network namespace is not had,
+    /// a best effort of [`Protection::LandlockScopes`] counts as required.
     pub fn set_need(&mut self, protection: Protection, need: Need) {
         self.needs.insert(protection, need);
-        if protection == Protection::NetworkNamespace && need == Need::Off {
-            self.needs
-                .insert(Protection::LandlockScopes, Need::Required);
-        }
     }
 }
 
@@ -254,13 +257,5 @@ mod tests {
             assert_eq!(Protection::from_name(protection.name()), Some(protection));
         }
         assert_eq!(Protection::from_name("luck"), None);
-    }
-
-    #[test]
-    fn sharing_the_network_requires_scopes() {
-        let mut policy = Policy::new(Root::Host, HostIds::SameUser);
-        assert_eq!(policy.need(Protection::LandlockScopes), Need::BestEffort);
-        policy.set_need(Protection::NetworkNamespace, Need::Off);
-        assert_eq!(policy.need(Protection::LandlockScopes), Need::Required);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -153,6 +154,21 @@ fn check(config: &Config) -> Result<(), Error> {
     }
     if !config.build_directory.is_absolute() {
         return Err(Error::Config("the build directory must be absolute"));
+    }
+    let owner = std::fs::metadata(&config.build_directory).map_err(|source| Error::Start {
+        step: format!(
+            "look at the build directory {}",
+            config.build_directory.display()
+        ),
+        source,
+    })?;
+    if let HostIds::Range { .. } = config.policy.host_ids
+        && config.policy.host_ids.contain(owner.uid(), 0)
+    {
+        return Err(Error::Config(
+            "the uid range contains the owner of the build directory: commands would run as \
+             the worker, and own its cache",
+        ));
     }
     if geteuid().is_root() {
         let ServiceHalf { uid, gid, .. } = config.service;

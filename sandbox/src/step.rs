@@ -83,13 +83,22 @@ pub enum Step {
     /// Own `/dev/pts`.
     PseudoTerminals,
     /// An empty writable directory in memory.
-    PrivateTmpfs(&'static str),
+    PrivateTmpfs {
+        /// Where.
+        path: &'static str,
+        /// How much it holds.
+        bytes: u64,
+    },
     /// Attach the input root, which comes as a detached mount.
     AttachInputRoot(&'static str),
     /// Move `/proc` and `/dev` into the input root.
     MoveIntoInputRoot,
-    /// Attach the temporary directory, which comes as a detached mount, at `/tmp`.
-    AttachTemporaryDirectory,
+    /// Attach the temporary directory, which comes as a detached mount, at `/tmp`,
+    /// or an empty one in memory.
+    AttachTemporaryDirectory {
+        /// How much one in memory holds.
+        bytes: u64,
+    },
     /// Make the new root the only one.
     PivotRoot,
     /// Empty the bounding set, which needs a capability itself.
@@ -101,6 +110,8 @@ pub enum Step {
     },
     /// New session, default signals, umask 022.
     Session,
+    /// Be the first that the kernel kills when memory is short.
+    OutOfMemoryFirst,
     /// Resource limits.
     ResourceLimits(Limits),
     /// Empty every other capability set; being uid 0 means nothing.
@@ -191,14 +202,19 @@ impl fmt::Display for Step {
             Self::AttachBase => f.write_str("attach the base root")?,
             Self::Proc => f.write_str("mount /proc")?,
             Self::PseudoTerminals => f.write_str("mount /dev/pts")?,
-            Self::PrivateTmpfs(path) => write!(f, "mount an empty {path}")?,
+            Self::PrivateTmpfs { path, bytes } => {
+                write!(f, "mount an empty {path} of {bytes} bytes")?;
+            }
             Self::AttachInputRoot(path) => write!(f, "attach the input root at {path}")?,
             Self::MoveIntoInputRoot => f.write_str("move /proc and /dev into the input root")?,
-            Self::AttachTemporaryDirectory => f.write_str("attach /tmp")?,
+            Self::AttachTemporaryDirectory { bytes } => {
+                write!(f, "attach /tmp, of {bytes} bytes if in memory")?;
+            }
             Self::PivotRoot => f.write_str("make the new root the only one")?,
             Self::EmptyBoundingSet => f.write_str("empty the capability bounding set")?,
             Self::LandlockRules { .. } => f.write_str("prepare the Landlock rules")?,
             Self::Session => f.write_str("start a session")?,
+            Self::OutOfMemoryFirst => f.write_str("be the first to go when memory is short")?,
             Self::ResourceLimits(_) => f.write_str("set resource limits")?,
             Self::DropCapabilities => f.write_str("drop all capabilities")?,
             Self::NoNewPrivileges => f.write_str("renounce new privileges")?,

@@ -83,6 +83,13 @@ pub fn copy_userland(root: &Path) {
     }
 }
 
+/// The example, as it was built.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let built = test.parent().unwrap().parent().unwrap();
+    built.join("examples/serve")
+}
+
 impl Farm {
     pub fn start(mode: Mode, options: &[&str]) -> Self {
         Self::start_through(&[], mode, options)
@@ -98,18 +105,11 @@ impl Farm {
         let permissions = if mode == Mode::Range { 0o700 } else { 0o755 };
         set_mode(&directory, permissions);
         // The example is copied to where other users can execute it.
-        let built = std::env::current_exe().unwrap();
-        let built = built
-            .parent()
-            .unwrap()
-            .parent()
-            .unwrap()
-            .join("examples/serve");
         let program = std::env::temp_dir().join(format!(
             "{name}-serve",
             name = directory.file_name().unwrap().to_str().unwrap()
         ));
-        copy_program(&built, &program);
+        copy_program(&self::program(), &program);
         let first = 1_000_000 + (std::process::id() % 10_000) * 10_000 + number * RANGE;
         let mut words = through.iter().map(Path::new).chain([program.as_path()]);
         let mut command = Command::new(words.next().unwrap());
@@ -259,6 +259,12 @@ impl Farm {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What comes of a run that has its places.
+    pub fn answer(&mut self, run: &RunRequest) -> Reply {
+        self.send_run(run);
+        self.receive()
     }
 
     pub fn done(&mut self, mut run: RunRequest) -> Done {

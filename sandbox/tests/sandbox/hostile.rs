@@ -1,9 +1,9 @@
 //! What hostile commands try.
 
-use sandbox::{End, FailureKind};
+use sandbox::{End, FailureKind, Reply};
 
 use super::in_each_mode;
-use crate::farm::{Farm, Mode, shell};
+use crate::farm::{self, Farm, Mode, shell};
 
 #[test]
 fn a_working_directory_leads_nowhere_else() {
@@ -31,6 +31,68 @@ fn the_reaper_has_no_limits_set_by_commands() {
         let command = "prlimit --pid 1 --nofile";
         assert_eq!(farm.end(shell(command)), End::Exited(1));
     });
+}
+
+#[test]
+fn memory_and_processes_are_bounded() {
+    for mode in Mode::available("memory_and_processes_are_bounded") {
+        let mut farm = Farm::start(mode, &["tmpfs=1048576", "processes=20"]);
+        for place in ["/dev/shm", "/var/tmp"] {
+            let fill = format!("head -c 2000000 /dev/zero > {place}/f");
+            assert_eq!(farm.end(shell(&fill)), End::Exited(1), "{place}");
+            let files = format!(
+                "cd {place}; i=0; while touch $i 2>/dev/null; do i=$((i+1)); done; echo $i"
+            );
+            let made: u32 = farm.output(shell(&files)).trim().parse().unwrap();
+            assert!((100..=256).contains(&made), "{made}");
+        }
+        let mut run = shell("head -c 2000000 /dev/zero > /tmp/f");
+        farm.place(&mut run);
+        run.temporary_directory.clear();
+        assert!(matches!(farm.answer(&run), Reply::Done(done) if done.end == End::Exited(1)));
+
+        // What a sandbox has does not count for another.
+        let mut other = shell("for i in $(seq 15); do sleep 1000 & done; echo > made; wait");
+        farm.place(&mut other);
+        let id = farm.send_run(&other);
+        farm.wait_for_file("root/made");
+        let spawn = "for i in $(seq 15); do sleep 0.1 & done; wait";
+        assert_eq!(farm.end(shell(spawn)), End::Exited(0));
+        assert_eq!(farm.output(shell("cat /proc/self/oom_score_adj")), "1000\n");
+        farm.kill(id);
+        assert!(matches!(farm.receive(), Reply::Done(done) if done.end == End::Killed));
+        let spawn = "for i in $(seq 25); do sleep 1000 & done";
+        assert_eq!(farm.end(shell(spawn)), End::Exited(2));
+        // Its reaper goes last.
+        let adjusted = farm.output(shell("cat /proc/1/oom_score_adj"));
+        assert_ne!(adjusted, "1000\n");
+        farm.stop();
+    }
+}
+
+#[test]
+fn the_worker_s_uid_is_not_given_to_commands() {
+    let name = "the_worker_s_uid_is_not_given_to_commands";
+    if Mode::root(name).is_none() {
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("sandbox-owner-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    std::os::unix::fs::chown(&directory, Some(1_700_000_003), None).unwrap();
+    let start = |range: &str| {
+        let mut command = std::process::Command::new(farm::program());
+        let command = command.arg(&directory).arg(range);
+        command.stdin(std::process::Stdio::null()).output().unwrap()
+    };
+    let refused = start("ids=1700000000:16");
+    assert_eq!(refused.status.code(), Some(3));
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        message.contains("owner of the build directory"),
+        "{message}"
+    );
+    assert!(start("ids=1700000004:16").status.success());
+    std::fs::remove_dir(&directory).unwrap();
 }
 
 #[test]
