@@ -12,9 +12,10 @@ use futures::StreamExt as _;
 use proto::{Digest, InstanceName};
 use tokio::task::JoinHandle;
 
-use super::files::{Complete, Files, failed};
+use super::files::{Files, failed};
 use super::index::{HOT_BLOB, Index, Use, cost};
 use super::stream;
+use super::writing::{Room, Writing, Written};
 use crate::error::Error;
 use crate::store::{BlobStore, ByteStream, collect};
 use crate::verify;
@@ -35,9 +36,8 @@ const STRIPES: usize = 64;
 /// How much a store may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// What all blobs may take on disk together, in bytes; each counts for the
-    /// blocks of 4 KiB it takes. Blobs being written come on top until they are
-    /// complete.
+    /// What all blobs may take on disk together, in bytes, those being written
+    /// included; each counts for the blocks of 4 KiB it takes.
     pub disk: u64,
     /// What small blobs may take in memory as well, in bytes.
     pub memory: u64,
@@ -60,11 +60,6 @@ pub(super) struct Inner {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The empty blob is always there and has no file.
-fn is_empty_blob(digest: &Digest) -> bool {
-    digest.size() == 0 && *digest == Digest::of(digest.function(), b"")
 }
 
 /// Runs what may wait for a disk.
@@ -94,6 +89,11 @@ impl Blobs {
         found.sort_unstable_by_key(|(_, used)| *used);
         let mut index = Index::new(limits.disk, limits.memory);
         for (digest, used) in found {
+            // The limit was higher once. It fits no more, whatever goes for it.
+            if cost(&digest) > limits.disk {
+                files.remove(&digest);
+                continue;
+            }
             for gone in index.insert(digest, used) {
                 files.remove(&gone);
             }
@@ -142,38 +142,37 @@ impl Inner {
         lock(&self.stripes[usize::from(byte) % STRIPES])
     }
 
-    /// Begins to write a blob that the store has room for.
-    pub(super) fn create(&self, digest: Digest) -> Result<super::files::Incoming, Error> {
-        if cost(&digest) > self.limits.disk {
-            return Err(Error::Full {
-                digest,
-                limit: self.limits.disk,
-            });
+    fn full(&self, digest: Digest) -> Error {
+        Error::Full {
+            digest,
+            limit: self.limits.disk,
         }
-        self.files.create(digest)
     }
 
-    /// Makes a blob that was written the store's, and removes what must go for it.
-    pub(super) fn publish(
-        &self,
-        digest: Digest,
-        written: Complete,
-        bytes: Option<Bytes>,
-    ) -> Result<(), Error> {
-        let gone = {
-            let _stripe = self.stripe(&digest);
-            // Written by another at the same time: one file is enough.
-            if lock(&self.index).contains(&digest) {
-                return Ok(());
-            }
-            self.files.publish(written)?;
-            let mut index = lock(&self.index);
-            let gone = index.insert(digest, SystemTime::now());
-            if let Some(bytes) = bytes {
-                index.keep(digest, bytes);
-            }
-            gone
-        };
+    /// Begins to write a blob that the store could hold.
+    pub(super) fn create(self: &Arc<Self>, digest: Digest) -> Result<Writing, Error> {
+        if cost(&digest) > self.limits.disk {
+            return Err(self.full(digest));
+        }
+        let room = Room::new(self.clone(), digest);
+        Ok(Writing::new(self.files.create(digest)?, room))
+    }
+
+    /// Counts bytes that are about to be written for a blob, and removes what must
+    /// go for them.
+    pub(super) fn reserve(&self, digest: Digest, bytes: u64) -> Result<(), Error> {
+        let gone = lock(&self.index).reserve(bytes);
+        self.remove(gone.ok_or_else(|| self.full(digest))?);
+        Ok(())
+    }
+
+    /// Takes back what was reserved.
+    pub(super) fn release(&self, bytes: u64) {
+        lock(&self.index).release(bytes);
+    }
+
+    /// Removes the files of blobs that the index gave up.
+    fn remove(&self, gone: Vec<Digest>) {
         for digest in gone {
             let _stripe = self.stripe(&digest);
             // Unless it has been written again meanwhile.
@@ -181,16 +180,51 @@ impl Inner {
                 self.files.remove(&digest);
             }
         }
+    }
+
+    /// Makes a blob that was written the store's, and removes what must go for it.
+    pub(super) fn publish(
+        &self,
+        digest: Digest,
+        written: Written,
+        bytes: Option<Bytes>,
+    ) -> Result<(), Error> {
+        let Written { complete, room } = written;
+        let gone = {
+            let _stripe = self.stripe(&digest);
+            // Written by another at the same time: one file is enough.
+            if lock(&self.index).contains(&digest) {
+                return Ok(());
+            }
+            self.files.publish(complete)?;
+            let mut index = lock(&self.index);
+            // What it took while it was written it takes as a blob from now on.
+            index.release(room.hand_over());
+            let gone = index.insert(digest, SystemTime::now());
+            if let Some(bytes) = bytes {
+                index.keep(digest, bytes);
+            }
+            gone
+        };
+        self.remove(gone);
         Ok(())
     }
 
     /// Writes a small blob.
-    fn write_small(&self, digest: Digest, bytes: Bytes) -> Result<(), Error> {
+    fn write_small(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), Error> {
         verify::whole(digest, &bytes)?;
-        if is_empty_blob(&digest)
-            || lock(&self.index).touch(&digest, SystemTime::now()) != Use::Absent
-        {
+        if digest.is_empty_blob() {
             return Ok(());
+        }
+        let now = SystemTime::now();
+        let used = lock(&self.index).touch(&digest, now);
+        match used {
+            Use::Absent => {}
+            Use::Present => return Ok(()),
+            Use::Renew => {
+                self.files.renew(&digest, now);
+                return Ok(());
+            }
         }
         let written = self.create(digest)?.whole(&bytes)?;
         // A slice would keep the whole message that it came in.
@@ -281,7 +315,7 @@ impl BlobStore for Blobs {
                     Use::Present => {}
                     Use::Renew => stale.push(*digest),
                     Use::Absent => {
-                        if !is_empty_blob(digest) {
+                        if !digest.is_empty_blob() {
                             missing.push(*digest);
                         }
                     }
@@ -301,7 +335,7 @@ impl BlobStore for Blobs {
         offset: u64,
         limit: Option<u64>,
     ) -> Result<ByteStream, Error> {
-        if !is_empty_blob(&digest) && !self.touch(&digest) {
+        if !digest.is_empty_blob() && !self.touch(&digest) {
             return Err(Error::NotFound(digest));
         }
         if offset > digest.size() {
@@ -337,7 +371,7 @@ impl BlobStore for Blobs {
                     stale.push(*digest);
                 }
                 results.push(match (used, index.hot(digest)) {
-                    (Use::Absent, _) if is_empty_blob(digest) => Some(Ok(Bytes::new())),
+                    (Use::Absent, _) if digest.is_empty_blob() => Some(Ok(Bytes::new())),
                     (Use::Absent, _) => Some(Err(Error::NotFound(*digest))),
                     (_, Some(bytes)) => Some(Ok(bytes)),
                     (_, None) => {
@@ -375,7 +409,7 @@ impl BlobStore for Blobs {
         digest: Digest,
         bytes: ByteStream,
     ) -> Result<(), Error> {
-        if is_empty_blob(&digest) || self.touch(&digest) {
+        if digest.is_empty_blob() || self.touch(&digest) {
             return Ok(());
         }
         if digest.size() > SMALL {

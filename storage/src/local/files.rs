@@ -221,15 +221,22 @@ pub(super) struct Incoming {
 pub(super) struct Complete(Incoming);
 
 impl Incoming {
-    /// Writes the next bytes.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.written += bytes.len() as u64;
-        if self.written > self.digest.size() {
+    /// Whether these bytes do not exceed the digest's size.
+    pub(super) fn fits(&self, bytes: &[u8]) -> Result<(), Error> {
+        let actual = self.written + bytes.len() as u64;
+        if actual > self.digest.size() {
             return Err(Error::Size {
                 digest: self.digest,
-                actual: self.written,
+                actual,
             });
         }
+        Ok(())
+    }
+
+    /// Writes the next bytes.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.fits(bytes)?;
+        self.written += bytes.len() as u64;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }

@@ -25,6 +25,8 @@ pub(super) struct Index {
     /// For each blob on disk, when its file last said it was used.
     blobs: LruCache<Digest, SystemTime>,
     size: u64,
+    /// What blobs being written take meanwhile.
+    reserved: u64,
     limit: u64,
     /// A subset of `blobs`, verified.
     hot: LruCache<Digest, Bytes>,
@@ -45,11 +47,12 @@ pub(super) enum Use {
 
 /// What a blob counts for against the limit.
 pub(super) fn cost(digest: &Digest) -> u64 {
-    digest
-        .size()
-        .max(1)
-        .checked_next_multiple_of(BLOCK)
-        .unwrap_or(u64::MAX)
+    blocks(digest.size().max(1))
+}
+
+/// What so many bytes of a file take.
+pub(super) fn blocks(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX)
 }
 
 fn hot_cost(bytes: &Bytes) -> u64 {
@@ -61,6 +64,7 @@ impl Index {
         Self {
             blobs: LruCache::unbounded(),
             size: 0,
+            reserved: 0,
             limit,
             hot: LruCache::unbounded(),
             hot_size: 0,
@@ -123,8 +127,29 @@ impl Index {
         if self.blobs.put(digest, told).is_none() {
             self.size += cost(&digest);
         }
+        self.evict()
+    }
+
+    /// Counts bytes that are about to be written. Answers with the blobs that must
+    /// go for them; with nothing when even that would not make the room, since
+    /// what is being written takes all of it.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Option<Vec<Digest>> {
+        let reserved = self.reserved.checked_add(bytes)?;
+        if reserved > self.limit {
+            return None;
+        }
+        self.reserved = reserved;
+        Some(self.evict())
+    }
+
+    /// Takes back what was reserved: the bytes are a blob's now, or are gone.
+    pub(super) fn release(&mut self, bytes: u64) {
+        self.reserved -= bytes;
+    }
+
+    fn evict(&mut self) -> Vec<Digest> {
         let mut gone = Vec::new();
-        while self.size > self.limit {
+        while self.size + self.reserved > self.limit {
             let Some((oldest, _)) = self.blobs.pop_lru() else {
                 break;
             };
@@ -194,19 +219,35 @@ mod tests {
         /// Whatever happens: sizes are the sums of what is held, limits hold, and
         /// only blobs that are there have bytes in memory.
         #[test]
-        fn sums_and_limits_hold(steps in prop::collection::vec((0..4u8, 1..60u32), 0..300)) {
+        fn sums_and_limits_hold(steps in prop::collection::vec((0..6u8, 1..60u32), 0..300)) {
             let mut index = Index::new(20 * BLOCK, 10_000);
+            let mut reserved = Vec::new();
             for (step, number) in steps {
                 let (digest, bytes) = blob(number);
                 match step {
                     0 => { index.insert(digest, SystemTime::UNIX_EPOCH); }
                     1 => index.keep(digest, bytes),
                     2 => index.remove(&digest),
+                    3 => {
+                        let bytes = u64::from(number) * 1000;
+                        let held: u64 = reserved.iter().sum();
+                        let got = index.reserve(bytes).is_some();
+                        prop_assert_eq!(got, held + bytes <= index.limit);
+                        if got {
+                            reserved.push(bytes);
+                        }
+                    }
+                    4 => {
+                        if let Some(bytes) = reserved.pop() {
+                            index.release(bytes);
+                        }
+                    }
                     _ => { index.touch(&digest, SystemTime::UNIX_EPOCH); }
                 }
                 let size: u64 = index.blobs.iter().map(|(digest, _)| cost(digest)).sum();
                 prop_assert_eq!(size, index.size);
-                prop_assert!(size <= index.limit);
+                prop_assert_eq!(reserved.iter().sum::<u64>(), index.reserved);
+                prop_assert!(size + index.reserved <= index.limit);
                 let hot: u64 = index.hot.iter().map(|(_, bytes)| hot_cost(bytes)).sum();
                 prop_assert_eq!(hot, index.hot_size);
                 prop_assert!(hot <= index.hot_limit);

@@ -14,6 +14,7 @@ mod files;
 mod index;
 mod results;
 mod stream;
+mod writing;
 
 pub use actions::Actions;
 pub use blobs::{Blobs, Limits};

@@ -11,13 +11,18 @@ use proto::{Digest, Hasher};
 use tokio::task::JoinHandle;
 
 use super::blobs::{Inner, blocking, joined};
-use super::files::{Incoming, failed};
+use super::files::failed;
+use super::writing::Writing;
 use crate::error::Error;
 use crate::store::ByteStream;
 use crate::verify;
 
 /// How much is read or written at a time.
 const PIECE: u64 = 1 << 20;
+
+/// What a piece that waits to be written takes beside its bytes, roughly. Clients
+/// choose how small their pieces are.
+const PIECE_OVERHEAD: u64 = 64;
 
 /// Writes a blob as its bytes come.
 pub(super) async fn write(
@@ -26,12 +31,15 @@ pub(super) async fn write(
     mut bytes: ByteStream,
 ) -> Result<(), Error> {
     let creating = inner.clone();
-    let mut writing: JoinHandle<Result<Incoming, Error>> =
+    let mut writing: JoinHandle<Result<Writing, Error>> =
         tokio::task::spawn_blocking(move || creating.create(digest));
     let mut pieces = Vec::new();
     let mut gathered = 0;
     while let Some(piece) = bytes.try_next().await? {
-        gathered += piece.len() as u64;
+        if piece.is_empty() {
+            continue;
+        }
+        gathered += piece.len() as u64 + PIECE_OVERHEAD;
         pieces.push(piece);
         if gathered >= PIECE {
             let incoming = joined(writing).await??;
@@ -44,7 +52,7 @@ pub(super) async fn write(
     blocking(move || inner.publish(digest, incoming.finish()?, None)).await?
 }
 
-fn append(mut incoming: Incoming, pieces: Vec<Bytes>) -> JoinHandle<Result<Incoming, Error>> {
+fn append(mut incoming: Writing, pieces: Vec<Bytes>) -> JoinHandle<Result<Writing, Error>> {
     tokio::task::spawn_blocking(move || {
         for piece in pieces {
             incoming.append(&piece)?;
