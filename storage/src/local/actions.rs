@@ -19,6 +19,7 @@ use proto::wire::rev2::ActionResult;
 use proto::{Digest, InstanceName};
 use tokio::sync::oneshot;
 
+use super::backend::Switches;
 use super::files::failed;
 use super::results::{Counts, Opened, Request, failure};
 use crate::error::Error;
@@ -38,7 +39,8 @@ pub struct Actions {
 struct Shared {
     path: PathBuf,
     limit: u64,
-    /// Taken for writing only to open the database again. None when that failed.
+    switches: Switches,
+    /// Taken for writing only to open the database again. None while that fails.
     database: RwLock<Option<Opened>>,
     /// Of the last commit.
     next_age: AtomicU64,
@@ -66,6 +68,7 @@ impl Actions {
         let shared = Arc::new(Shared {
             path: path.into(),
             limit,
+            switches: Switches::default(),
             database: RwLock::new(None),
             next_age: AtomicU64::new(0),
             entries: AtomicU64::new(0),
@@ -99,14 +102,8 @@ impl Drop for Actions {
         {
             tracing::error!("the writer of the action cache had panicked");
         }
-        if let Some(opened) = &*self.shared.database() {
-            opened.switches.relax(false);
-        }
+        self.shared.switches.relax(false);
     }
-}
-
-fn closed() -> Error {
-    Error::Database("could not be opened again after it had failed".into())
 }
 
 impl Shared {
@@ -122,13 +119,13 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner);
         *place = None;
         let path = &self.path;
-        let opened = match Opened::open(path) {
+        let opened = match Opened::open(path, &self.switches) {
             Err(Error::Database(reason)) => {
                 let aside = PathBuf::from(format!("{}.damaged", path.display()));
                 tracing::warn!(path = %path.display(), aside = %aside.display(), reason,
                     "the action cache is damaged and begun anew");
                 fs::rename(path, &aside).map_err(failed("rename", path))?;
-                Opened::open(path)?
+                Opened::open(path, &self.switches)?
             }
             other => other?,
         };
@@ -142,10 +139,20 @@ impl Shared {
         self.entries.store(counts.entries, Ordering::Relaxed);
     }
 
-    /// The result, and its age if it should have a new one.
+    /// Opens the database if it could not be opened before.
+    fn ensure_open(&self) -> Result<(), Error> {
+        // A statement of its own: reopening takes the lock.
+        let open = self.database().is_some();
+        if open { Ok(()) } else { self.reopen() }
+    }
+
+    /// The result, and its age if it should have a new one. None while the database
+    /// cannot be opened: it is a cache, and without it actions run.
     fn read(&self, key: &[u8]) -> Result<Option<(ActionResult, Option<u64>)>, Error> {
         let guard = self.database();
-        let opened = guard.as_ref().ok_or_else(closed)?;
+        let Some(opened) = guard.as_ref() else {
+            return Ok(None);
+        };
         let found = opened
             .get(key)
             .map_err(|error| failure(&self.path, error))?;
@@ -165,12 +172,14 @@ impl Shared {
         while let Ok(first) = waiting.recv() {
             let mut group = vec![first];
             group.extend(waiting.try_iter().take(GROUP - 1));
-            let committed = self.commit(&group);
+            let committed = self.ensure_open().and_then(|()| self.commit(&group));
             if let Err(error) = &committed {
                 tracing::error!(%error, "cannot write the action cache");
                 // A database does nothing more after a failure of its file (a full
-                // disk, say). Opened again it has what was committed.
-                if let Err(error) = self.reopen() {
+                // disk, say). Opened again it has what was committed. Where that
+                // fails too, the next update tries once more.
+                let open = self.database().is_some();
+                if open && let Err(error) = self.reopen() {
                     tracing::error!(%error, "cannot open the action cache again");
                 }
             }
@@ -186,7 +195,7 @@ impl Shared {
 
     fn commit(&self, group: &[Request]) -> Result<(), Error> {
         let guard = self.database();
-        let opened = guard.as_ref().ok_or_else(closed)?;
+        let opened = guard.as_ref().ok_or(Error::Stopping)?;
         let next_age = self.next_age.load(Ordering::Relaxed);
         let committed = opened.commit(group, next_age, self.limit);
         self.set(committed.map_err(|error| failure(&self.path, error))?);
@@ -220,8 +229,15 @@ impl ActionCache for Actions {
         action: Digest,
     ) -> Result<Option<ActionResult>, Error> {
         let key = key(instance, &action);
-        let Some((result, old)) = self.shared.read(&key)? else {
-            return Ok(None);
+        let (result, old) = match self.shared.read(&key) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            // An action whose result cannot be read is run; that is better than a
+            // build that fails.
+            Err(error) => {
+                tracing::error!(%error, %action, "cannot read the action cache");
+                return Ok(None);
+            }
         };
         if let Some(age) = old {
             self.request(Request::Renew { key, age })?;
@@ -260,17 +276,20 @@ mod tests {
             [1, 2, 3].map(|byte| Digest::of(DigestFunction::Sha256, &[byte]));
         let update = |action| actions.update(&instance, action, ActionResult::default());
         update(before).await.unwrap();
-        {
-            let database = actions.shared.database();
-            let full = &database.as_ref().unwrap().switches.full;
-            full.store(true, Ordering::SeqCst);
+        let full = |full| actions.shared.switches.full.store(full, Ordering::SeqCst);
+        full(true);
+        // The first finds it out; for the second the disk is still full.
+        for _ in 0..2 {
+            let failed = update(during).await.unwrap_err();
+            assert!(
+                matches!(&failed, Error::File { source, .. } if source.kind() == ErrorKind::StorageFull),
+                "{failed}"
+            );
+            // Whether the other can be read meanwhile is the database's business.
+            actions.get(&instance, before).await.unwrap();
+            assert!(actions.get(&instance, during).await.unwrap().is_none());
         }
-        let failed = update(during).await.unwrap_err();
-        assert!(
-            matches!(&failed, Error::File { source, .. } if source.kind() == ErrorKind::StorageFull),
-            "{failed}"
-        );
-        // Opened again, with a disk that has room.
+        full(false);
         update(after).await.unwrap();
         for (action, there) in [(before, true), (during, false), (after, true)] {
             let got = actions.get(&instance, action).await.unwrap();

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
-use redb::{Table, TableDefinition, WriteTransaction};
+use redb::{Table, TableDefinition, TableError, WriteTransaction};
 use tokio::sync::oneshot;
 
 use super::backend::{Backend, Switches};
@@ -29,7 +29,6 @@ const CACHE: usize = 32 << 20;
 /// An open database.
 pub(super) struct Opened {
     database: Database,
-    pub(super) switches: Switches,
 }
 
 /// What is to be changed.
@@ -83,8 +82,8 @@ fn age_of(value: &[u8]) -> Option<(u64, &[u8])> {
 
 impl Opened {
     /// Opens the database in a file, and repairs it where the process that had it
-    /// open died.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+    /// open died. Syncs are made while it is opened, and left out from then on.
+    pub(super) fn open(path: &Path, switches: &Switches) -> Result<Self, Error> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -92,11 +91,21 @@ impl Opened {
             .truncate(false)
             .open(path)
             .map_err(failed("open", path))?;
-        let switches = Switches::default();
+        switches.relax(false);
         let backend = Backend::new(file, switches.clone());
         let database = create(backend).map_err(|error| failure(path, error))?;
+        let opened = Self { database };
+        if !opened.matches().map_err(|error| failure(path, error))? {
+            // Results without an age would never go, and take the others' room.
+            return Err(Error::Database("ages and results do not match".into()));
+        }
         switches.relax(true);
-        Ok(Self { database, switches })
+        Ok(opened)
+    }
+
+    fn matches(&self) -> Result<bool, redb::Error> {
+        let reading = self.database.begin_read()?;
+        Ok(reading.open_table(AGES)?.len()? == reading.open_table(RESULTS)?.len()?)
     }
 
     pub(super) fn counts(&self) -> Result<Counts, redb::Error> {
@@ -138,13 +147,32 @@ fn create(backend: Backend) -> Result<Database, redb::Error> {
     let database = redb::Builder::new()
         .set_cache_size(CACHE)
         .create_with_backend(backend)?;
-    // So that readers find the tables.
-    let writing = database.begin_write()?;
-    writing.open_table(RESULTS)?;
-    writing.open_table(AGES)?;
-    writing.open_table(TOTALS)?;
-    writing.commit()?;
+    // So that readers find the tables. Where they are, nothing is written: a disk
+    // that is full stays readable.
+    if !has_tables(&database)? {
+        let writing = database.begin_write()?;
+        writing.open_table(RESULTS)?;
+        writing.open_table(AGES)?;
+        writing.open_table(TOTALS)?;
+        writing.commit()?;
+    }
     Ok(database)
+}
+
+fn has_tables(database: &Database) -> Result<bool, redb::Error> {
+    let reading = database.begin_read()?;
+    for found in [
+        reading.open_table(RESULTS).map(drop),
+        reading.open_table(AGES).map(drop),
+        reading.open_table(TOTALS).map(drop),
+    ] {
+        match found {
+            Ok(()) => {}
+            Err(TableError::TableDoesNotExist(_)) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
 }
 
 /// The tables within one transaction.
@@ -180,7 +208,10 @@ impl<'a> Change<'a> {
             }
         }
         while self.size > limit {
-            let Some(oldest) = self.ages.first()?.map(|(_, key)| key.value().to_vec()) else {
+            // Out of the ages in any case: a key that the results lack must not be
+            // found again.
+            let oldest = self.ages.pop_first()?.map(|(_, key)| key.value().to_vec());
+            let Some(oldest) = oldest else {
                 break;
             };
             self.remove(&oldest)?;
@@ -227,5 +258,50 @@ impl<'a> Change<'a> {
         };
         self.remove(key)?;
         self.insert(key, &result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &[u8]) -> Request {
+        Request::Put {
+            key: key.to_vec(),
+            result: vec![0; 100],
+            done: oneshot::channel().0,
+        }
+    }
+
+    #[test]
+    fn an_age_without_a_result_is_noticed_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("actions");
+        let switches = Switches::default();
+        let opened = Opened::open(&path, &switches).unwrap();
+        let writing = opened.database.begin_write().unwrap();
+        let gone = &b"gone"[..];
+        writing.open_table(AGES).unwrap().insert(0, gone).unwrap();
+        writing.commit().unwrap();
+        drop(opened);
+        let opened = Opened::open(&path, &switches);
+        assert!(matches!(opened, Err(Error::Database(_))));
+    }
+
+    #[test]
+    fn eviction_ends_at_a_key_that_the_results_lack() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = Opened::open(&folder.path().join("actions"), &Switches::default()).unwrap();
+        let writing = opened.database.begin_write().unwrap();
+        let gone = &b"gone"[..];
+        writing.open_table(AGES).unwrap().insert(0, gone).unwrap();
+        writing.commit().unwrap();
+        let limit = cost(b"key", &[0; 150]);
+        for (age, key) in [(1, b"old"), (2, b"new")] {
+            opened.commit(&[put(key)], age, limit).unwrap();
+        }
+        assert!(opened.get(b"old").unwrap().is_none());
+        assert!(opened.get(b"new").unwrap().is_some());
+        assert!(opened.matches().unwrap());
     }
 }
