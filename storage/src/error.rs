@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use proto::Digest;
+use proto::{Digest, status};
 use tonic::{Code, Status};
 
 /// A failure of a store or of the way to one.
@@ -88,8 +88,27 @@ impl From<Error> for Status {
                 Code::Internal
             }
             Error::Stopping => Code::Unavailable,
-            Error::Remote(status) | Error::Source(status) => return status.clone(),
+            Error::Remote(status) | Error::Source(status) => return status::bounded(status),
         };
-        Self::new(code, error.to_string())
+        status::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_status_is_longer_than_headers_hold() {
+        let long = "x".repeat(1 << 20);
+        for error in [
+            Error::Remote(Status::internal(long.as_str())),
+            Error::Source(Status::internal(long.as_str())),
+            Error::Database(long.clone()),
+        ] {
+            let status = Status::from(error);
+            assert_eq!(status.code(), Code::Internal);
+            assert!(status.message().len() <= status::MAXIMUM_MESSAGE);
+        }
     }
 }

@@ -55,7 +55,15 @@ impl Execution for Scheduler {
         let metadata = request.metadata().get_bin(METADATA).unwrap();
         let metadata = String::from_utf8(metadata.to_bytes().unwrap().to_vec()).unwrap();
         assert!(request.metadata().get("authorization").is_none());
-        let name = format!("{}|{metadata}", request.get_ref().instance_name);
+        let trace = ["traceparent", "tracestate"]
+            .map(|key| {
+                request
+                    .metadata()
+                    .get(key)
+                    .map_or("", |v| v.to_str().unwrap())
+            })
+            .join("/");
+        let name = format!("{}|{metadata}|{trace}", request.get_ref().instance_name);
         let operation = Operation {
             name,
             ..Default::default()
@@ -134,9 +142,11 @@ async fn execution_is_passed_on_and_ends_with_the_client() {
     let metadata = request.metadata_mut();
     metadata.insert_bin(METADATA, MetadataValue::from_bytes(b"who"));
     metadata.insert("authorization", "secret".parse().unwrap());
+    metadata.insert("traceparent", "00-1-2-01".parse().unwrap());
+    metadata.insert("tracestate", "vendor=x".parse().unwrap());
     let mut operations = client.execute(request).await.unwrap().into_inner();
     let first = operations.message().await.unwrap().unwrap();
-    assert_eq!(first.name, "some/instance|who");
+    assert_eq!(first.name, "some/instance|who|00-1-2-01/vendor=x");
     assert!(gone.try_recv().is_err());
     drop(operations);
     gone.recv().await.unwrap();

@@ -70,7 +70,8 @@ fn verdict(digest: Digest, said: Option<rpc::Status>) -> Result<(), Error> {
     }
 }
 
-fn unanswered(digest: Digest) -> Error {
+/// A blob that an answer says nothing about.
+pub(super) fn unanswered(digest: Digest) -> Error {
     Error::Remote(Status::internal(format!(
         "the answer does not mention blob {digest}"
     )))

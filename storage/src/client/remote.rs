@@ -1,7 +1,7 @@
 //! The traits over a channel.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,11 +15,10 @@ use proto::wire::rev2::{
     UpdateActionResultRequest,
 };
 use proto::{Digest, InstanceName};
-use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::batch::{Batch, batches, cost};
+use super::batch::{Batch, batches, cost, unanswered};
 use super::retry::{classify, retry};
 use super::stream;
 use crate::error::Error;
@@ -52,8 +51,8 @@ pub struct RemoteStorage {
     bytes: ByteStreamClient<Channel>,
     actions: ActionCacheClient<Channel>,
     capabilities: CapabilitiesClient<Channel>,
-    /// What a batch may carry; asked once.
-    batch: Arc<OnceCell<u64>>,
+    /// What a batch may carry, once the server has said it.
+    batch: Arc<OnceLock<u64>>,
 }
 
 /// What the server said of a call as a whole.
@@ -68,10 +67,6 @@ pub(super) fn about(digest: Digest, status: Status) -> Error {
     } else {
         remote(status)
     }
-}
-
-fn is_empty_blob(digest: &Digest) -> bool {
-    digest.size() == 0 && *digest == Digest::of(digest.function(), b"")
 }
 
 impl RemoteStorage {
@@ -97,26 +92,28 @@ impl RemoteStorage {
 
     /// What a batch may carry, its digests included.
     async fn batch(&self, instance: &InstanceName) -> Result<u64, Error> {
-        let asked = self.batch.get_or_try_init(|| async {
-            let request = GetCapabilitiesRequest {
-                instance_name: instance.to_string(),
-            };
-            let call = || async {
-                let mut client = self.capabilities.clone();
-                client.get_capabilities(request.clone()).await
-            };
-            let announced = match retry(call).await {
-                Ok(response) => response.into_inner().cache_capabilities,
-                Err(status) if status.code() == Code::Unimplemented => None,
-                Err(status) => return Err(remote(status)),
-            };
-            let announced = announced.map_or(0, |cache| cache.max_batch_total_size_bytes);
-            Ok(match u64::try_from(announced) {
-                Ok(0) | Err(_) => DEFAULT_BATCH,
-                Ok(limit) => limit.min(MAXIMUM_BATCH),
-            })
-        });
-        asked.await.copied()
+        if let Some(limit) = self.batch.get() {
+            return Ok(*limit);
+        }
+        let request = GetCapabilitiesRequest {
+            instance_name: instance.to_string(),
+        };
+        // Callers that come meanwhile ask too: none waits for another's call.
+        let mut client = self.capabilities.clone();
+        let announced = match client.get_capabilities(request).await.map_err(classify) {
+            Ok(response) => response.into_inner().cache_capabilities,
+            Err(status) if status.code() == Code::Unimplemented => None,
+            // The call this is asked for finds out itself whether the storage is
+            // away, and tries again. What it announces is asked the next time.
+            Err(status) if status.code() == Code::Unavailable => return Ok(DEFAULT_BATCH),
+            Err(status) => return Err(remote(status)),
+        };
+        let announced = announced.map_or(0, |cache| cache.max_batch_total_size_bytes);
+        let limit = match u64::try_from(announced) {
+            Ok(0) | Err(_) => DEFAULT_BATCH,
+            Ok(limit) => limit.min(MAXIMUM_BATCH),
+        };
+        Ok(*self.batch.get_or_init(|| limit))
     }
 
     async fn find_page(
@@ -162,7 +159,7 @@ impl BlobStore for RemoteStorage {
         let mut seen = HashSet::with_capacity(digests.len());
         let mut asked: Vec<Digest> = digests
             .iter()
-            .filter(|digest| !is_empty_blob(digest) && seen.insert(**digest))
+            .filter(|digest| !digest.is_empty_blob() && seen.insert(**digest))
             .copied()
             .collect();
         // A page is of one function. Nearly always there is only one.
@@ -187,7 +184,7 @@ impl BlobStore for RemoteStorage {
             return Err(Error::OutOfRange { digest, offset });
         }
         let length = limit.unwrap_or(u64::MAX).min(digest.size() - offset);
-        if is_empty_blob(&digest) {
+        if digest.is_empty_blob() {
             return Ok(futures::stream::empty().boxed());
         }
         stream::read(&self.bytes, instance, digest, offset, length).await
@@ -203,7 +200,7 @@ impl BlobStore for RemoteStorage {
         results.resize_with(digests.len(), || None);
         let mut rest = Vec::new();
         for (at, digest) in digests.iter().enumerate() {
-            if is_empty_blob(digest) {
+            if digest.is_empty_blob() {
                 results[at] = Some(Ok(Bytes::new()));
             } else {
                 rest.push((at, *digest));
@@ -239,13 +236,14 @@ impl BlobStore for RemoteStorage {
         digest: Digest,
         bytes: ByteStream,
     ) -> Result<(), Error> {
-        if is_empty_blob(&digest) {
+        if digest.is_empty_blob() {
             return Ok(());
         }
         if cost(&digest) <= UNARY.min(self.batch(instance).await?) {
             let whole = collect(digest, bytes).await?;
             let written = super::batch::write(&self.cas, instance, vec![(0, (digest, whole))]);
-            return written.await?.pop().map_or(Ok(()), |(_, written)| written);
+            let written = written.await?.pop().map(|(_, written)| written);
+            return written.unwrap_or_else(|| Err(unanswered(digest)));
         }
         stream::write(&self.bytes, instance, digest, bytes).await
     }
@@ -256,8 +254,11 @@ impl BlobStore for RemoteStorage {
         blobs: Vec<(Digest, Bytes)>,
     ) -> Result<Vec<Result<(), Error>>, Error> {
         let limit = self.batch(instance).await?;
-        let mut results: Vec<Option<Result<(), Error>>> = Vec::new();
-        results.resize_with(blobs.len(), || None);
+        // An answer that is not given is none: only what was acknowledged is stored.
+        let mut results: Vec<Result<(), Error>> = blobs
+            .iter()
+            .map(|(digest, _)| Err(unanswered(*digest)))
+            .collect();
         let blobs: Vec<_> = blobs.into_iter().enumerate().collect();
         let written: Vec<Vec<(usize, Result<(), Error>)>> =
             futures::stream::iter(batches(blobs, limit, |(digest, _)| *digest))
@@ -279,9 +280,9 @@ impl BlobStore for RemoteStorage {
                 .try_collect()
                 .await?;
         for (at, result) in written.into_iter().flatten() {
-            results[at] = Some(result);
+            results[at] = result;
         }
-        Ok(results.into_iter().map(|r| r.unwrap_or(Ok(()))).collect())
+        Ok(results)
     }
 }
 

@@ -34,18 +34,15 @@ pub(super) async fn retry<T, F: Future<Output = Result<T, Status>>>(
 }
 
 /// A connection that broke in the middle of a call is what gRPC calls
-/// UNAVAILABLE; the transport does not always say so. A status that the peer sent
-/// has no source.
+/// UNAVAILABLE; the transport gives it the code that its HTTP/2 error resembles
+/// (RESOURCE_EXHAUSTED for ENHANCE_YOUR_CALM, say). A status that the peer sent has
+/// no source.
 #[must_use]
 pub fn classify(status: Status) -> Status {
-    let broken = matches!(
-        status.code(),
-        Code::Unknown | Code::Internal | Code::Cancelled
-    ) && status.source().is_some();
-    if broken {
-        return Status::unavailable(format!("connection lost: {}", status.message()));
+    if status.source().is_none() || status.code() == Code::Unavailable {
+        return status;
     }
-    status
+    Status::unavailable(format!("connection lost: {}", status.message()))
 }
 
 #[cfg(test)]
@@ -97,5 +94,10 @@ mod tests {
         let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         let status = Status::from_error(Box::new(broken));
         assert_eq!(classify(status).code(), Code::Unavailable);
+        let mut exhausted = Status::resource_exhausted("h2 protocol error");
+        exhausted.set_source(std::sync::Arc::new(std::io::Error::other("h2")));
+        assert_eq!(classify(exhausted).code(), Code::Unavailable);
+        let sent = Status::resource_exhausted("by the peer");
+        assert_eq!(classify(sent).code(), Code::ResourceExhausted);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use proto::status;
 use proto::wire::rev2::action_cache_server::{self, ActionCacheServer};
 use proto::wire::rev2::{ActionResult, GetActionResultRequest, UpdateActionResultRequest};
 use tonic::{Request, Response, Status};
@@ -67,7 +68,7 @@ impl action_cache_server::ActionCache for ActionCacheService {
             .action_result
             .ok_or_else(|| Status::invalid_argument("action_result is missing"))?;
         References::of(action.function(), &result)
-            .map_err(|error| Status::invalid_argument(format!("action_result: {error}")))?;
+            .map_err(|error| status::invalid_argument(format!("action_result: {error}")))?;
         self.actions
             .update(&instance, action, result.clone())
             .await?;

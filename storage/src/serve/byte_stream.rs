@@ -15,7 +15,7 @@ use proto::wire::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest,
     WriteResponse,
 };
-use proto::{Digest, ResourceName};
+use proto::{Digest, ResourceName, status};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::MAXIMUM_MESSAGE;
@@ -47,7 +47,7 @@ impl ByteStreamService {
 fn identity(name: ResourceName) -> Result<ResourceName, Status> {
     match name.compressor {
         Compressor::Identity => Ok(name),
-        Compressor::Zstd => Err(Status::invalid_argument(format!(
+        Compressor::Zstd => Err(status::invalid_argument(format!(
             "resource name \"{name}\": compressed streams are not supported"
         ))),
     }
@@ -59,10 +59,11 @@ fn wire_size(digest: &Digest) -> i64 {
 
 /// The messages of one upload.
 ///
-/// `Started` (the first message is at hand) → `Receiving` → `Finished`, at the
-/// message that says `finish_write`. Every message's offset is where the one
-/// before ended; its resource name is empty or the first one's. Anything else, and
-/// an end before `finish_write`, is an error of the client's.
+/// *First message at hand* (`first`, from which the name was read) → *receiving*
+/// (`rest`) → *finished*, with the message that says `finish_write`; what comes
+/// after it is not read. Every message's offset is where the one before ended; its
+/// resource name is empty or the first one's. Anything else, and an end before
+/// `finish_write`, is an error of the client's.
 struct Upload {
     first: Option<WriteRequest>,
     rest: Streaming<WriteRequest>,
@@ -79,20 +80,20 @@ impl Upload {
         let message = match self.first.take() {
             Some(first) => first,
             None => self.rest.message().await?.ok_or_else(|| {
-                Status::invalid_argument(format!(
+                status::invalid_argument(format!(
                     "the upload of {:?} ended at offset {} without finish_write",
                     self.resource_name, self.offset
                 ))
             })?,
         };
         if !message.resource_name.is_empty() && message.resource_name != self.resource_name {
-            return Err(Status::invalid_argument(format!(
+            return Err(status::invalid_argument(format!(
                 "resource_name changed from {:?} to {:?} within an upload",
                 self.resource_name, message.resource_name
             )));
         }
         if u64::try_from(message.write_offset) != Ok(self.offset) {
-            return Err(Status::invalid_argument(format!(
+            return Err(status::invalid_argument(format!(
                 "write_offset is {}, expected {} in the upload of {:?}",
                 message.write_offset, self.offset, self.resource_name
             )));
@@ -128,7 +129,7 @@ impl ByteStream for ByteStreamService {
             Ok(0) => None,
             Ok(limit) => Some(limit),
             Err(_) => {
-                return Err(Status::invalid_argument(format!(
+                return Err(status::invalid_argument(format!(
                     "read_limit {} is negative",
                     request.read_limit
                 )));
@@ -165,7 +166,7 @@ impl ByteStream for ByteStreamService {
         let first = rest
             .message()
             .await?
-            .ok_or_else(|| Status::invalid_argument("the upload has no message"))?;
+            .ok_or_else(|| status::invalid_argument("the upload has no message"))?;
         let resource_name = first.resource_name.clone();
         let name = identity(ResourceName::parse_write(&resource_name)?)?;
         let done = Response::new(WriteResponse {

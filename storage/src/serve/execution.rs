@@ -56,14 +56,23 @@ impl ExecutionForwarder {
     }
 }
 
+/// The trace that a call is part of (W3C Trace Context).
+const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
+
 /// A client's message in a request of ours. Of its metadata only what says who it
-/// is for goes along.
+/// is for and which trace it is part of goes along.
 pub(super) fn forwarded<T>(request: Request<T>) -> Request<T> {
+    let (received, _, message) = request.into_parts();
+    let mut forwarded = Request::new(message);
+    let metadata = forwarded.metadata_mut();
     let key = BinaryMetadataKey::from_static(REQUEST_METADATA);
-    let metadata = request.metadata().get_bin(&key).cloned();
-    let mut forwarded = Request::new(request.into_inner());
-    if let Some(metadata) = metadata {
-        forwarded.metadata_mut().insert_bin(key, metadata);
+    if let Some(value) = received.get_bin(&key) {
+        metadata.insert_bin(key, value.clone());
+    }
+    for key in TRACE_CONTEXT {
+        if let Some(value) = received.get(key) {
+            metadata.insert(key, value.clone());
+        }
     }
     forwarded
 }

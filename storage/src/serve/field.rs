@@ -1,7 +1,7 @@
 //! Fields of requests, validated: where they enter the program.
 
 use proto::wire::rev2;
-use proto::{Digest, DigestFunction, InstanceName};
+use proto::{Digest, DigestFunction, InstanceName, status};
 use tonic::{Code, Status};
 
 use crate::error::Error;
@@ -22,7 +22,7 @@ pub(super) fn digest(
         .ok_or(proto::digest::DigestError::Missing)
         .and_then(|wire| DigestFunction::from_wire(function, &wire.hash))
         .and_then(|function| Digest::from_wire(function, digest))
-        .map_err(|error| Status::invalid_argument(format!("{field}: {error}")))
+        .map_err(|error| status::invalid_argument(format!("{field}: {error}")))
 }
 
 /// The digests of a repeated field.
@@ -35,8 +35,8 @@ pub(super) fn digests(
         .iter()
         .enumerate()
         .map(|(at, wire)| {
-            digest(field, function, Some(wire)).map_err(|status| {
-                Status::invalid_argument(format!("{} (number {at})", status.message()))
+            digest(field, function, Some(wire)).map_err(|error| {
+                status::invalid_argument(format!("{} (number {at})", error.message()))
             })
         })
         .collect()

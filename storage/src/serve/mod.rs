@@ -1,5 +1,5 @@
-//! REv2's storage services over the traits of [`crate::store`], and the endpoints
-//! made of them.
+//! REv2's services: those of storage over the traits of [`crate::store`], execution
+//! passed on to a scheduler. [`crate::front`] makes endpoints of them.
 
 mod action_cache;
 mod byte_stream;

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use prost::Message as _;
 use proto::wire::rev2::{Directory, GetTreeResponse};
-use proto::{Digest, InstanceName};
+use proto::{Digest, InstanceName, status};
 use tonic::Status;
 
 use super::MAXIMUM_BATCH;
@@ -42,6 +42,22 @@ impl Walk {
         some
     }
 
+    /// Notes a directory to be read, unless it has been noted before.
+    ///
+    /// A digest is what a client says; behind one may be a blob of any size that is
+    /// no Directory at all. None is read that one message could not carry.
+    fn add(&mut self, directory: Digest) -> Result<(), Status> {
+        if directory.size() > MAXIMUM_BATCH {
+            return Err(status::invalid_argument(format!(
+                "directory {directory} is larger than {MAXIMUM_BATCH} bytes"
+            )));
+        }
+        if self.seen.insert(directory) {
+            self.rest.push_back(directory);
+        }
+        Ok(())
+    }
+
     async fn next(&mut self) -> Result<Vec<Directory>, Status> {
         let some = self.take();
         let read = self.blobs.read_batch(&self.instance, &some).await?;
@@ -54,14 +70,12 @@ impl Walk {
                 Err(error) => return Err(error.into()),
             };
             let directory = Directory::decode(bytes).map_err(|error| {
-                Status::invalid_argument(format!("blob {named} is no Directory: {error}"))
+                status::invalid_argument(format!("blob {named} is no Directory: {error}"))
             })?;
             for child in &directory.directories {
                 let field = format!("directory {:?} in {named}", child.name);
                 let child = digest(&field, named.function().to_wire(), child.digest.as_ref())?;
-                if self.seen.insert(child) {
-                    self.rest.push_back(child);
-                }
+                self.add(child)?;
             }
             directories.push(directory);
         }
@@ -80,13 +94,14 @@ pub(super) async fn pages(
     if !blobs.find_missing(&instance, &[root]).await?.is_empty() {
         return Err(unreadable(Error::NotFound(root)));
     }
-    let walk = Walk {
+    let mut walk = Walk {
         blobs,
         instance,
-        seen: HashSet::from([root]),
-        rest: VecDeque::from([root]),
+        seen: HashSet::new(),
+        rest: VecDeque::new(),
         page: if page == 0 { PAGE } else { page.min(PAGE) },
     };
+    walk.add(root)?;
     Ok(futures::stream::try_unfold(walk, |mut walk| async move {
         if walk.rest.is_empty() {
             return Ok(None);
