@@ -1,6 +1,6 @@
 //! The tree of invocations: whose the queued and the executing actions are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use proto::wire::protobuf;
@@ -15,7 +15,7 @@ use super::task::TaskId;
 /// What tells one invocation from its siblings: a packed message, as in Buildbarn
 /// (buildqueuestate.InvocationName), such as a REv2 RequestMetadata of which only
 /// `tool_invocation_id` is set.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InvocationKey {
     /// As in an `Any`.
     pub type_url: Arc<str>,
@@ -57,7 +57,7 @@ pub(super) const ROOT: InvocationId = InvocationId(0);
 pub(super) struct Invocation {
     pub(super) lineage: Option<Lineage>,
     pub(super) parent: Option<InvocationId>,
-    pub(super) children: BTreeMap<InvocationKey, InvocationId>,
+    pub(super) children: HashMap<InvocationKey, InvocationId>,
     pins: usize,
     /// Unfinished tasks that are directly its own.
     pub(super) tasks: usize,

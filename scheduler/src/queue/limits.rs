@@ -1,6 +1,6 @@
 //! How much one invocation may have.
 
-use super::invocation::{InvocationKey, Invocations};
+use super::invocation::Invocation;
 use crate::error::Error;
 
 /// Limits on what a single innermost invocation, such as one run of Bazel, may
@@ -15,15 +15,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether an invocation may have one more task queued.
+    /// Whether an invocation, which need not exist yet, may have one more task queued.
     ///
     /// # Errors
     /// [`Error::TooManyQueued`].
-    pub(super) fn admit(&self, tree: &Invocations, lineage: &[InvocationKey]) -> Result<(), Error> {
-        let Some(limit) = self.queued else {
-            return Ok(());
-        };
-        let Some(node) = tree.find(lineage).map(|id| tree.get(id)) else {
+    pub(super) fn admit(&self, invocation: Option<&Invocation>) -> Result<(), Error> {
+        let Some((limit, node)) = self.queued.zip(invocation) else {
             return Ok(());
         };
         // Those whose cached result is still being looked up are to be queued too.

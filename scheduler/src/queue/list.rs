@@ -159,8 +159,9 @@ impl Queue {
         self.advance(now);
         let (queue, id) = self.invocation(path)?;
         let tree = &queue.invocations;
-        let children = tree.get(id).children.iter();
-        let wanted = children.filter(|(_, child)| match which {
+        let mut children: Vec<_> = tree.get(id).children.iter().collect();
+        children.sort_unstable_by_key(|(key, _)| *key);
+        let wanted = children.into_iter().filter(|(_, child)| match which {
             Children::All => true,
             Children::Active => tree.get(**child).is_active(),
             Children::Queued => tree.get(**child).has_queued(),

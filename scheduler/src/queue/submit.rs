@@ -91,11 +91,12 @@ impl Queue {
         // Operations of one invocation share the memory of its name.
         let tree = &queue.invocations;
         let known = tree.find(&submission.invocation).map(|id| tree.get(id));
-        let known = known.and_then(|node| node.lineage.clone());
-        let lineage = known.unwrap_or_else(|| submission.invocation.into());
-        let operation = |task, job| Operation {
+        let admitted = self.settings.limits.admit(known);
+        let shared = known.and_then(|node| node.lineage.clone());
+        let lineage = shared.unwrap_or_else(|| submission.invocation.into());
+        let operation = |task, job, queue| Operation {
             job,
-            queue: queue_name,
+            queue,
             queued: now.wall,
             priority: submission.priority,
             lineage: lineage.clone(),
@@ -110,7 +111,10 @@ impl Queue {
         {
             task.operations.push(name);
             let checking = task.progress == Progress::CacheCheck;
-            let operation = operation(id, task.job.clone());
+            // It may have gone on to a larger size class.
+            let platform = task.platform;
+            let queue = self.platforms.get(platform).map(|q| q.name.clone());
+            let operation = operation(id, task.job.clone(), queue.unwrap_or(queue_name));
             self.operations.insert(name, operation);
             self.seat(id, &lineage, level);
             if checking && submission.skip_cache_lookup {
@@ -124,14 +128,15 @@ impl Queue {
             });
         }
 
-        self.settings.limits.admit(tree, &lineage)?;
+        admitted?;
         let id = TaskId(self.next_id());
         let check = self.settings.check_action_cache
             && !submission.skip_cache_lookup
             && !job.action.do_not_cache;
         self.dedup.insert(&job, id);
         let job = Arc::new(job);
-        self.operations.insert(name, operation(id, job.clone()));
+        self.operations
+            .insert(name, operation(id, job.clone(), queue_name));
         let task = Task {
             job,
             platform,

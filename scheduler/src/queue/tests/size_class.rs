@@ -77,8 +77,15 @@ fn an_action_is_tried_on_the_smallest_and_once_more_on_the_largest() {
         .unwrap();
     assert_eq!(queue.size_class, 16);
 
+    let third = farm.try_submit(of(&["c"], "x")).unwrap().operation;
+    let shown = farm.queue.get_operation(farm.now, third).unwrap();
+    assert_eq!(
+        shown.invocation_name.unwrap().size_class_queue_name,
+        Some(queue)
+    );
+
     sync(&mut farm, 16, Report::Completed(digest("x"), exit(2)));
-    for operation in [first, second] {
+    for operation in [first, second, third] {
         let result = farm.response(operation).unwrap().result.unwrap();
         assert_eq!(result.exit_code, 2, "what fails there has failed");
     }
