@@ -2,16 +2,17 @@
 //! the output of `jsonnet` can be used).
 //!
 //! Keys are snake_case; camelCase, which Buildbarn's files use, means the same.
-//! Keys that a program does not know are refused with their place.
+//! Keys that a program does not know are refused with their place, and so is a key
+//! that one table has in both spellings.
 
-use std::fmt;
 use std::path::Path;
 
-use serde::de::{self, DeserializeOwned, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::map::Entry;
 
 use crate::Error;
+pub use crate::duration::Duration;
 
 /// The configuration of one program.
 pub trait Configuration: DeserializeOwned {
@@ -26,9 +27,9 @@ pub trait Configuration: DeserializeOwned {
 /// The file cannot be read, is not of its format, or holds a key or value that
 /// the program does not take.
 pub fn load<C: Configuration>(path: &Path) -> Result<C, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::ConfigRead {
+    let text = std::fs::read_to_string(path).map_err(|reason| Error::ConfigRead {
         path: path.into(),
-        source,
+        reason,
     })?;
     let json = path.extension().is_some_and(|end| end == "json");
     parse(&text, json, path)
@@ -44,33 +45,41 @@ fn parse<C: Configuration>(text: &str, json: bool, path: &Path) -> Result<C, Err
     } else {
         toml::from_str(text).map_err(|error| syntax(error.to_string()))?
     };
-    to_snake_case(&mut value, C::FREE_FORM);
-    serde_path_to_error::deserialize(value).map_err(|error| Error::ConfigValue {
+    let invalid = |key: String, reason: String| Error::ConfigValue {
         path: path.into(),
-        key: error.path().to_string(),
-        reason: error.into_inner().to_string(),
-    })
+        key,
+        reason,
+    };
+    let both = |key| invalid(key, "is given in both its spellings".into());
+    to_snake_case(&mut value, C::FREE_FORM).map_err(both)?;
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| invalid(error.path().to_string(), error.into_inner().to_string()))
 }
 
-fn to_snake_case(value: &mut Value, free_form: &[&str]) {
+/// Gives the place of a key that one table has twice.
+fn to_snake_case(value: &mut Value, free_form: &[&str]) -> Result<(), String> {
     match value {
         Value::Object(object) => {
-            let entries = std::mem::take(object);
-            for (key, mut value) in entries {
+            for (key, mut value) in std::mem::take(object) {
                 let key = snake_case(&key);
                 if !free_form.contains(&key.as_str()) {
-                    to_snake_case(&mut value, free_form);
+                    to_snake_case(&mut value, free_form)
+                        .map_err(|below| format!("{key}.{below}").replace(".[", "["))?;
                 }
-                object.insert(key, value);
+                match object.entry(key) {
+                    Entry::Vacant(place) => place.insert(value),
+                    Entry::Occupied(place) => return Err(place.key().clone()),
+                };
             }
         }
         Value::Array(values) => {
-            for value in values {
-                to_snake_case(value, free_form);
+            for (at, value) in values.iter_mut().enumerate() {
+                to_snake_case(value, free_form).map_err(|below| format!("[{at}].{below}"))?;
             }
         }
         _ => {}
     }
+    Ok(())
 }
 
 fn snake_case(key: &str) -> String {
@@ -84,68 +93,10 @@ fn snake_case(key: &str) -> String {
     snake
 }
 
-/// A span of time in a configuration: `"500ms"`, `"90s"`, `"30m"`, `"2h"`, or a
-/// number of seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Duration(pub std::time::Duration);
-
-impl Duration {
-    fn parse(text: &str) -> Option<Self> {
-        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, unit) = text.split_at(digits);
-        let scale = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        let seconds: f64 = number.parse().ok()?;
-        std::time::Duration::try_from_secs_f64(seconds * scale)
-            .ok()
-            .map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Duration {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Duration;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a duration such as \"90s\", or a number of seconds")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-                Duration::parse(text)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-            }
-            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Duration, E> {
-                Ok(Duration(std::time::Duration::from_secs(seconds)))
-            }
-            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Duration, E> {
-                u64::try_from(seconds)
-                    .map(|seconds| Duration(std::time::Duration::from_secs(seconds)))
-                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(seconds), &self))
-            }
-            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Duration, E> {
-                std::time::Duration::try_from_secs_f64(seconds)
-                    .map(Duration)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Float(seconds), &self))
-            }
-        }
-        deserializer.deserialize_any(Text)
-    }
-}
-
-impl Serialize for Duration {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&format!("{}s", self.0.as_secs_f64()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
     use std::collections::BTreeMap;
 
     #[derive(Debug, Deserialize, PartialEq)]
@@ -206,24 +157,32 @@ mod tests {
     }
 
     #[test]
+    fn a_key_in_both_spellings_is_refused_with_its_place() {
+        for (text, key) in [
+            (
+                r#"{"maximumSizeBytes": 5, "maximum_size_bytes": 6}"#,
+                "at maximum_size_bytes:",
+            ),
+            (
+                r#"{"maximum_size_bytes": 5,
+                    "runners": [{}, {"environmentVariables": {}, "environment_variables": {}}]}"#,
+                "at runners[1].environment_variables:",
+            ),
+        ] {
+            let message = read(text, true).unwrap_err().to_string();
+            assert!(message.contains(key), "{message}");
+        }
+        let free = r#"{"maximum_size_bytes": 5,
+                       "runners": [{"environment_variables": {"aB": "1", "a_b": "2"}}]}"#;
+        let free = read(free, true).unwrap();
+        assert_eq!(free.runners[0].environment_variables.len(), 2);
+    }
+
+    #[test]
     fn syntax_errors_name_the_line() {
         let message = read("maximum_size_bytes = ", false)
             .unwrap_err()
             .to_string();
         assert!(message.contains("line 1"), "{message}");
-    }
-
-    #[test]
-    fn durations_have_units_or_are_seconds() {
-        let parse = |text: &str| Duration::parse(text).map(|span| span.0.as_millis());
-        assert_eq!(parse("500ms"), Some(500));
-        assert_eq!(parse("1800s"), Some(1_800_000));
-        assert_eq!(parse("2h"), Some(7_200_000));
-        assert_eq!(parse("5"), None);
-        assert_eq!(parse("-5s"), None);
-        assert_eq!(parse("5 s"), None);
-        let span: Duration = serde_json::from_str("1.5").unwrap();
-        assert_eq!(span.0.as_millis(), 1500);
-        assert!(serde_json::from_str::<Duration>("-1").is_err());
     }
 }

@@ -1,4 +1,7 @@
 //! What can keep a daemon from running.
+//!
+//! Messages say all there is, the kernel's word included; what is in the message is
+//! not given as a source as well, lest chains of errors print it twice.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,12 +12,12 @@ use crate::Address;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration file cannot be read.
-    #[error("cannot read configuration {path}: {source}")]
+    #[error("cannot read configuration {path}: {reason}")]
     ConfigRead {
         /// The file.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The configuration file is not TOML, or not JSON where its name ends so.
     #[error("configuration {path}: {reason}")]
@@ -35,12 +38,12 @@ pub enum Error {
         reason: String,
     },
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {reason}")]
     Listen {
         /// The address.
         address: Address,
         /// What the kernel said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// `fd:N` names no listening socket that the process inherited.
     #[error("no listening socket was passed to this process as descriptor {0}")]
@@ -52,6 +55,32 @@ pub enum Error {
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
     /// The gRPC server failed.
-    #[error("server: {0}")]
+    #[error(transparent)]
     Serve(#[from] tonic::transport::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn what_the_message_says_no_source_repeats() {
+        let reason = || io::Error::other("the reason");
+        for error in [
+            Error::ConfigRead {
+                path: "/c".into(),
+                reason: reason(),
+            },
+            Error::Listen {
+                address: Address::Tcp("h:1".into()),
+                reason: reason(),
+            },
+            Error::Signals(reason()),
+        ] {
+            assert!(error.to_string().ends_with(": the reason"), "{error}");
+            assert!(error.source().is_none());
+        }
+    }
 }

@@ -7,10 +7,13 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 pub mod address;
 pub mod config;
 pub mod connection;
+pub mod duration;
 pub mod error;
+pub mod limits;
 pub mod listener;
 pub mod server;
 pub mod shutdown;
@@ -19,8 +22,9 @@ pub mod telemetry;
 pub use address::Address;
 pub use connection::connect;
 pub use error::Error;
+pub use limits::raise_open_files;
 pub use listener::{Listener, listen};
-pub use server::serve;
+pub use server::{serve, serve_to_the_end};
 pub use shutdown::Shutdown;
 
 /// Takes what the process was given at its start: descriptors of listening

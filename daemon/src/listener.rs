@@ -54,9 +54,9 @@ pub enum Socket {
 /// # Errors
 /// The address cannot be resolved or bound, or names no inherited socket.
 pub async fn listen(address: &Address) -> Result<Listener, Error> {
-    let failed = |source| Error::Listen {
+    let failed = |reason| Error::Listen {
         address: address.clone(),
-        source,
+        reason,
     };
     match address {
         // Resolving a name may take a while.
@@ -74,9 +74,9 @@ pub async fn listen(address: &Address) -> Result<Listener, Error> {
 /// # Errors
 /// As [`listen`].
 pub fn bind(address: &Address) -> Result<Socket, Error> {
-    let failed = |source| Error::Listen {
+    let failed = |reason| Error::Listen {
         address: address.clone(),
-        source,
+        reason,
     };
     match address {
         Address::Tcp(host_port) => net::TcpListener::bind(host_port)

@@ -1,25 +1,73 @@
 //! Serving gRPC.
 
+use std::time::Duration;
+
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::accept::Accept;
 use crate::connection::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::{Error, Listener, Shutdown};
 
-/// Serves until told to stop, then finishes the calls that are under way.
+/// How many calls one connection may have under way. A worker's slots share one,
+/// and each has a call that waits for work: it must exceed their number by far,
+/// yet bound what one client can make the program hold.
+const CALLS_PER_CONNECTION: u32 = 4096;
+
+/// How long a silent connection stays unquestioned, and how long the peer may take
+/// to answer (HTTP/2 PING). One that vanished without a word is noticed so.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long calls under way may go on after the program was told to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves until told to stop, then lets the calls that are under way finish, for
+/// ten seconds: a client that neither ends its call nor reads its answer must not
+/// keep the program from ending. Connections that are left then end with the
+/// program.
 ///
 /// # Errors
 /// The server cannot be built. A connection that fails ends alone.
 pub async fn serve(listener: Listener, routes: Routes, shutdown: Shutdown) -> Result<(), Error> {
+    let stopping = shutdown.clone();
+    let expired = async move {
+        stopping.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serve_to_the_end(listener, routes, shutdown) => served,
+        () = expired => {
+            tracing::warn!("calls are still under way, and are given up");
+            Ok(())
+        }
+    }
+}
+
+/// As [`serve`], but calls under way finish however long they take: for a program
+/// whose peers, and nobody else, decide when work is to be cut short.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_to_the_end(
+    listener: Listener,
+    routes: Routes,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(CALLS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         // Clients that drop a finished stream reset it. The library takes a burst
         // of those for an attack and closes the connection, unless allowed more.
         .http2_max_pending_accept_reset_streams(Some(16_384))
         .http2_max_local_error_reset_streams(Some(16_384))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(listener, async move { shutdown.cancelled().await })
+        .serve_with_incoming_shutdown(Accept::new(listener), async move {
+            shutdown.cancelled().await;
+        })
         .await
         .map_err(Error::from)
 }
@@ -31,9 +79,14 @@ mod tests {
     use proto::wire::runner::runner_client::RunnerClient;
     use proto::wire::runner::runner_server::{Runner, RunnerServer};
     use proto::wire::runner::{CheckReadinessRequest, RunRequest, RunResponse};
+    use std::sync::Arc;
+    use tokio::sync::Notify;
     use tonic::{Request, Response, Status};
 
-    struct Echo;
+    /// Answers how many arguments there were; without any it says so here and never
+    /// answers.
+    #[derive(Default)]
+    struct Echo(Arc<Notify>);
 
     #[tonic::async_trait]
     impl Runner for Echo {
@@ -46,6 +99,10 @@ mod tests {
 
         async fn run(&self, request: Request<RunRequest>) -> Result<Response<RunResponse>, Status> {
             let arguments = request.into_inner().arguments.len();
+            if arguments == 0 {
+                self.0.notify_one();
+                std::future::pending::<()>().await;
+            }
             Ok(Response::new(RunResponse {
                 exit_code: i64::try_from(arguments).unwrap(),
                 resource_usage: Vec::new(),
@@ -55,7 +112,7 @@ mod tests {
 
     async fn call(listener: Listener, address: &Address) {
         let shutdown = Shutdown::new();
-        let routes = Routes::new(RunnerServer::new(Echo));
+        let routes = Routes::new(RunnerServer::new(Echo::default()));
         let server = tokio::spawn(serve(listener, routes, shutdown.clone()));
         let mut client = RunnerClient::new(connect(address).unwrap());
         let request = RunRequest {
@@ -86,6 +143,25 @@ mod tests {
         }
         let _listener = listen(&address).await.unwrap();
         assert!(listen(&address).await.is_err(), "a live socket is kept");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_never_ends_does_not_keep_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = Address::Unix(folder.path().join("socket"));
+        let listener = listen(&address).await.unwrap();
+        let shutdown = Shutdown::new();
+        let called = Arc::new(Notify::new());
+        let routes = Routes::new(RunnerServer::new(Echo(called.clone())));
+        let server = tokio::spawn(serve(listener, routes, shutdown.clone()));
+        let mut client = RunnerClient::new(connect(&address).unwrap());
+        let never = tokio::spawn(async move { client.run(RunRequest::default()).await });
+        called.notified().await;
+        shutdown.cancel();
+        // The grace passes on the virtual clock.
+        tokio::time::pause();
+        server.await.unwrap().unwrap();
+        never.abort();
     }
 
     #[tokio::test]

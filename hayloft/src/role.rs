@@ -62,7 +62,9 @@ pub fn run(role: &Role) -> ExitCode {
     })
 }
 
+/// Runs a role that serves peers and starts nothing foreign.
 fn serve(program: impl AsyncFnOnce(daemon::Shutdown) -> Result<()>) -> Result<ExitCode> {
+    daemon::raise_open_files();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -63,7 +63,9 @@ async fn serve(
     for socket in sockets {
         let listener = Listener::try_from(socket).map_err(StartError::Serve)?;
         tracing::info!("serving on {}", listener.local_address());
-        servers.spawn(daemon::serve(listener, routes.clone(), shutdown.clone()));
+        // A worker that stops finishes its actions first, however long they take.
+        let served = daemon::serve_to_the_end(listener, routes.clone(), shutdown.clone());
+        servers.spawn(served);
     }
     loop {
         tokio::select! {
