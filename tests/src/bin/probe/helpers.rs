@@ -1,10 +1,12 @@
-//! Processes that attacks leave, meet or aim at.
+//! Processes that attacks leave, meet or aim at, and what little a test needs
+//! where there is no shell.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -83,4 +85,24 @@ pub fn victim() {
     let address = (&raw const TARGET).addr();
     println!("{}@{address}", getpid());
     sleep();
+}
+
+/// Prints the names in a folder, in their order.
+pub fn list(folder: &str) {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    names.sort();
+    for name in names {
+        println!("{}", name.display());
+    }
+}
+
+/// Makes a file, and the folder that it is in.
+pub fn write(file: &str, text: &str) {
+    if let Some(folder) = Path::new(file).parent() {
+        fs::create_dir_all(folder).expect("a folder");
+    }
+    fs::write(file, text).expect("a file");
 }

@@ -3,6 +3,7 @@
 //! One subcommand for each attack of the isolation tests. Each thing that it
 //! tries becomes one line on standard output, `NAME: OK` or `NAME: ERRNO`; the
 //! exit code is 0 however much was refused. `isolation/` says what may succeed.
+//! A few more do what a shell would, where there is none.
 
 mod helpers;
 mod inputs;
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         ["daemon", how, marker] => helpers::daemon(how, marker),
         ["hold", secret, ref port @ ..] => helpers::hold(secret, port),
         ["holding", ..] => helpers::sleep(),
+        ["list", folder] => helpers::list(folder),
+        ["write", file, text] => helpers::write(file, text),
         ["victim"] => helpers::victim(),
         ["whoami"] => privilege::whoami(),
         _ => {
