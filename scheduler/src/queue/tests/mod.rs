@@ -26,6 +26,8 @@ pub(super) struct Farm {
     pub(super) now: Now,
     /// The last answers to calls that were held.
     pub(super) answers: HashMap<WorkerKey, Reply>,
+    /// Of which size class workers are, by name; others are of none.
+    pub(super) classes: HashMap<String, u32>,
     /// What waiting clients were told, in order.
     pub(super) told: Vec<(Uuid, Stage)>,
 }
@@ -103,6 +105,7 @@ impl Farm {
             queue: Queue::new(settings, &[], random, now),
             now,
             answers: HashMap::new(),
+            classes: HashMap::new(),
             told: Vec::new(),
         }
     }
@@ -145,6 +148,7 @@ impl Farm {
     ) -> Result<Outcome, Error> {
         let call = Synchronization {
             prefer_being_idle,
+            size_class: self.classes.get(worker).copied().unwrap_or(0),
             ..synchronization(worker, report)
         };
         let outcome = self.queue.synchronize(self.now, call);

@@ -232,13 +232,34 @@ fn drain(farm: &mut Farm, worker: u8, add: bool) {
     let name = QueueName {
         prefix: InstanceName::new("main").unwrap(),
         platform: os("linux"),
-        size_class: 0,
+        size_class: farm.classes.get(&worker.to_string()).copied().unwrap_or(0),
     };
     let _ = if add {
         farm.queue.add_drain(farm.now, &name, host(worker))
     } else {
         farm.queue.remove_drain(farm.now, &name, &host(worker))
     };
+}
+
+/// The same farm with two size classes, two workers of each.
+fn with_sizes(farm: Farm) -> Farm {
+    let predeclared = [Predeclared {
+        prefix: InstanceName::new("main").unwrap(),
+        platform: os("linux"),
+        size_classes: vec![1, 4],
+        stickiness_limits: vec![Duration::from_secs(30)],
+    }];
+    let mut name = 0u128;
+    let random = Box::new(move || {
+        name += 1;
+        name
+    });
+    let sizes = [("0", 1), ("1", 1), ("2", 4), ("3", 4)];
+    Farm {
+        queue: Queue::new(farm.queue.settings, &predeclared, random, farm.now),
+        classes: sizes.map(|(name, size)| (name.to_string(), size)).into(),
+        ..farm
+    }
 }
 
 /// What must hold between any two events.
@@ -304,6 +325,7 @@ proptest! {
     #[test]
     fn nothing_is_lost_doubled_or_left_behind(
         check_action_cache: bool,
+        sized: bool,
         maximum_executing in prop::option::of(1..3u32),
         events in prop::collection::vec(event(), 1..200),
     ) {
@@ -312,6 +334,9 @@ proptest! {
             limits: Limits { queued: None, executing: maximum_executing },
             ..Settings::default()
         });
+        if sized {
+            farm = with_sizes(farm);
+        }
         let mut ledger = Ledger::default();
         for event in &events {
             ledger.play(&mut farm, event);
@@ -352,7 +377,7 @@ proptest! {
         }
         prop_assert!(farm.queue.operations.is_empty());
         prop_assert!(farm.queue.workers.is_empty());
-        prop_assert_eq!(farm.queue.platforms.iter().count(), 0);
+        prop_assert_eq!(farm.queue.platforms.iter().count(), if sized { 2 } else { 0 });
         prop_assert_eq!(farm.queue.next_timer(), None);
     }
 }
