@@ -230,14 +230,14 @@ impl Client {
         self.start_digest(digest, false).wait()
     }
 
+    /// As [`Self::run_digest`], for callers that are asynchronous themselves.
+    pub async fn run_async(&self, action: Digest) -> Outcome {
+        let (name, _) = watch::channel(None);
+        execute(self.inner.clone(), request(action, false), name).await
+    }
+
     fn start_digest(&self, action: Digest, skip_cache_lookup: bool) -> Running {
-        let request = rev2::ExecuteRequest {
-            action_digest: Some(action.to_wire()),
-            digest_function: action.function().to_wire(),
-            skip_cache_lookup,
-            ..Default::default()
-        };
-        self.start_request(request)
+        self.start_request(request(action, skip_cache_lookup))
     }
 
     /// Calls Execute.
@@ -302,6 +302,15 @@ impl Client {
     pub fn download(&self, outcome: &Outcome, folder: &Path) {
         self.block_on(self.inner.download(&outcome.result, folder))
             .expect("the outputs come");
+    }
+}
+
+fn request(action: Digest, skip_cache_lookup: bool) -> rev2::ExecuteRequest {
+    rev2::ExecuteRequest {
+        action_digest: Some(action.to_wire()),
+        digest_function: action.function().to_wire(),
+        skip_cache_lookup,
+        ..Default::default()
     }
 }
 
