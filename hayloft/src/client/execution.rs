@@ -3,7 +3,7 @@
 //! A stream of operations may break while the action goes on: the client then
 //! waits for the same operation (WaitExecution), and asks for the action anew
 //! where the scheduler no longer knows it. A farm that is away for a moment is
-//! asked again, a few times.
+//! asked again, a few times; whatever it says starts that count anew.
 
 use std::time::Duration;
 
@@ -65,8 +65,13 @@ impl Client {
                     execution.execute(request).await
                 }
             };
+            let mut heard = |update: &Progress| {
+                // The farm is there: what breaks from here on is another break.
+                attempt = 0;
+                progress(update);
+            };
             let broken = match stream {
-                Ok(stream) => match follow(stream.into_inner(), &mut name, &mut progress).await {
+                Ok(stream) => match follow(stream.into_inner(), &mut name, &mut heard).await {
                     Ok(operation) => return response(operation),
                     Err(status) => status,
                 },
@@ -142,4 +147,72 @@ fn response(operation: Operation) -> Result<rev2::ExecuteResponse> {
 #[must_use]
 pub fn describe_status(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use daemon::{Address, Shutdown};
+    use futures::StreamExt;
+    use futures::stream::BoxStream;
+    use proto::messages::pack_rev2;
+    use proto::wire::rev2::execution_server::{Execution, ExecutionServer};
+    use proto::{DigestFunction, InstanceName};
+    use tonic::service::Routes;
+    use tonic::{Request, Response};
+
+    use super::*;
+
+    /// Breaks each stream after one message, more often than attempts are made.
+    struct Fragile(Arc<AtomicU32>);
+
+    impl Fragile {
+        fn stream(&self) -> BoxStream<'static, Result<Operation, Status>> {
+            let done = self.0.fetch_add(1, Ordering::SeqCst) > ATTEMPTS + 1;
+            let response = pack_rev2("ExecuteResponse", &rev2::ExecuteResponse::default());
+            let operation = Operation {
+                name: "name".into(),
+                done,
+                result: done.then_some(operation::Result::Response(response)),
+                ..Default::default()
+            };
+            let broken = Status::unavailable("broken");
+            futures::stream::iter([Ok(operation), Err(broken)]).boxed()
+        }
+    }
+
+    #[tonic::async_trait]
+    impl Execution for Fragile {
+        type ExecuteStream = BoxStream<'static, Result<Operation, Status>>;
+        async fn execute(
+            &self,
+            _: Request<rev2::ExecuteRequest>,
+        ) -> Result<Response<Self::ExecuteStream>, Status> {
+            Ok(Response::new(self.stream()))
+        }
+        type WaitExecutionStream = Self::ExecuteStream;
+        async fn wait_execution(
+            &self,
+            _: Request<rev2::WaitExecutionRequest>,
+        ) -> Result<Response<Self::ExecuteStream>, Status> {
+            Ok(Response::new(self.stream()))
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_that_break_after_a_message_are_followed_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = Address::Unix(folder.path().join("socket"));
+        let listener = daemon::listen(&address).await.unwrap();
+        let asked = Arc::new(AtomicU32::new(0));
+        let routes = Routes::new(ExecutionServer::new(Fragile(asked.clone())));
+        let server = tokio::spawn(daemon::serve(listener, routes, Shutdown::new()));
+        let client = Client::connect(&address, InstanceName::empty()).unwrap();
+        let action = Digest::of(DigestFunction::Sha256, b"action");
+        client.execute(action, false, |_| {}).await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), ATTEMPTS + 3);
+        server.abort();
+    }
 }
