@@ -1,8 +1,11 @@
 //! `hayloft run`: one command, executed remotely.
 //!
 //! Exits with the command's own code; with 124 when it ran out of time, as
-//! `timeout(1)` does, and with 125 when the farm could not run it.
+//! `timeout(1)` does, with 125 when it could not be run or its outputs not be
+//! fetched, and with 130 when it was interrupted: the operation is cancelled, and a
+//! farm of its own stopped and removed.
 
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,37 +26,59 @@ use crate::up::{self, Farm, Listen};
 const TIMED_OUT: u8 = 124;
 const NOT_RUN: u8 = 125;
 
-/// Runs the command.
+/// As a shell reports a command that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// How long a farm may take to hear that an operation is cancelled.
+const CANCELLING: Duration = Duration::from_secs(5);
+
+/// Runs the command. What goes wrong is printed, and makes the exit code 125.
 ///
 /// # Errors
-/// The inputs cannot be read, the farm cannot be reached or started, or the
-/// outputs cannot be written.
+/// There are no means even to begin.
 pub fn run(arguments: &cli::Run) -> Result<ExitCode> {
     daemon::start_quiet();
-    up::runtime()?.block_on(async {
+    let runtime = up::runtime()?;
+    let outcome = runtime.block_on(async {
         let shutdown = daemon::Shutdown::on_signals()?;
-        if let Some(remote) = &arguments.remote {
-            return execute(arguments, remote, &shutdown).await;
+        match &arguments.remote {
+            Some(remote) => execute(arguments, remote, &shutdown).await,
+            None => on_own_farm(arguments, &shutdown).await,
         }
-        // A farm for this one command leaves nothing behind.
-        let folder = tempfile::Builder::new().prefix("hayloft-").tempdir()?;
-        let farm = Farm::start(&up::Options {
-            directory: folder.path().into(),
-            listen: Listen::Private,
-            slots: 1,
-            platform: Vec::new(),
-            root: arguments.root,
-            log: "error",
-        })?;
-        let outcome = match farm.ready().await {
-            Ok(()) => execute(arguments, farm.address(), &shutdown).await,
-            Err(error) => Err(error.context("cannot start a farm for the command")),
-        };
-        farm.stop().await;
-        outcome
-    })
+    });
+    // Whoever interrupts does not wait for the reading of inputs to end.
+    runtime.shutdown_background();
+    Ok(outcome.unwrap_or_else(|error| {
+        eprintln!("hayloft: {error:#}");
+        ExitCode::from(NOT_RUN)
+    }))
 }
 
+/// Runs the command on a farm for it alone, which leaves nothing behind.
+async fn on_own_farm(arguments: &cli::Run, shutdown: &daemon::Shutdown) -> Result<ExitCode> {
+    let folder = tempfile::Builder::new().prefix("hayloft-").tempdir()?;
+    let farm = Farm::start(&up::Options {
+        directory: folder.path().into(),
+        listen: Listen::Private,
+        slots: 1,
+        platform: Vec::new(),
+        root: arguments.root,
+        log: "error",
+    })?;
+    let ready = tokio::select! {
+        ready = farm.ready() => Some(ready),
+        () = shutdown.cancelled() => None,
+    };
+    let outcome = match ready {
+        Some(Ok(())) => execute(arguments, farm.address(), shutdown).await,
+        Some(Err(error)) => Err(error.context("cannot start a farm for the command")),
+        None => Ok(ExitCode::from(INTERRUPTED)),
+    };
+    farm.stop().await;
+    outcome
+}
+
+/// Runs the command, unless and until it is interrupted.
 async fn execute(
     arguments: &cli::Run,
     remote: &daemon::Address,
@@ -61,40 +86,59 @@ async fn execute(
 ) -> Result<ExitCode> {
     let client = Client::connect(remote, InstanceName::new(&arguments.instance)?)?;
     let progress = Display::new();
+    // While there is one to cancel.
+    let operation = RefCell::new(None);
+    tokio::select! {
+        outcome = perform(arguments, remote, &client, &progress, &operation) => {
+            progress.clear();
+            return outcome;
+        }
+        () = shutdown.cancelled() => progress.clear(),
+    }
+    if let Some(operation) = operation.take() {
+        match tokio::time::timeout(CANCELLING, client.cancel(&operation)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => eprintln!("hayloft: {error:#}"),
+            Err(_) => eprintln!("hayloft: cannot cancel: the farm does not answer"),
+        }
+    }
+    Ok(ExitCode::from(INTERRUPTED))
+}
+
+async fn perform(
+    arguments: &cli::Run,
+    remote: &daemon::Address,
+    client: &Client,
+    progress: &Display,
+    operation: &RefCell<Option<String>>,
+) -> Result<ExitCode> {
     progress.say("reading inputs");
-    let inputs = match &arguments.input {
-        Some(folder) => Inputs::read(folder)?,
+    let inputs = match arguments.input.clone() {
+        // On another thread: this one hears signals.
+        Some(folder) => tokio::task::spawn_blocking(move || Inputs::read(&folder)).await??,
         None => Inputs::empty(),
     };
     let root = inputs.root();
     progress.say("uploading inputs");
     inputs
-        .upload(&client)
+        .upload(client)
         .await
         .with_context(|| format!("cannot upload the inputs to {remote}"))?;
     let action = client.upload_action(&spec(arguments), root).await?;
-    let mut operation = None;
-    let execution = client.execute(action, arguments.no_cache, |update| {
-        operation = Some(update.operation.clone());
-        progress.say(match update.stage {
-            Stage::CacheCheck => "looking for an earlier result",
-            Stage::Queued => "waiting for a worker",
-            Stage::Executing => "running",
-            Stage::Completed | Stage::Unknown => "done",
-        });
-    });
-    let response = tokio::select! {
-        response = execution => Some(response?),
-        () = shutdown.cancelled() => None,
-    };
+    let response = client
+        .execute(action, arguments.no_cache, |update| {
+            operation.replace(Some(update.operation.clone()));
+            progress.say(match update.stage {
+                Stage::CacheCheck => "looking for an earlier result",
+                Stage::Queued => "waiting for a worker",
+                Stage::Executing => "running",
+                Stage::Completed | Stage::Unknown => "done",
+            });
+        })
+        .await?;
+    operation.take();
     progress.clear();
-    let Some(response) = response else {
-        if let Some(operation) = operation {
-            client.cancel(&operation).await?;
-        }
-        return Ok(ExitCode::from(130));
-    };
-    finish(&client, &response).await
+    finish(client, &response).await
 }
 
 fn spec(arguments: &cli::Run) -> Spec {
@@ -117,6 +161,26 @@ fn spec(arguments: &cli::Run) -> Spec {
 /// Shows what the action printed, fetches its outputs and gives its exit code.
 async fn finish(client: &Client, response: &rev2::ExecuteResponse) -> Result<ExitCode> {
     let result = response.result.clone().unwrap_or_default();
+    let Some(status) = response.status.as_ref().filter(|status| status.code != 0) else {
+        fetch(client, &result).await?;
+        return Ok(ExitCode::from(u8::try_from(result.exit_code & 0xff)?));
+    };
+    // First of all: nothing that goes wrong with the outputs may hide it.
+    let status = proto::status::from_wire(status);
+    eprintln!(
+        "hayloft: {}",
+        crate::client::execution::describe_status(&status)
+    );
+    if let Err(error) = fetch(client, &result).await {
+        eprintln!("hayloft: {error:#}");
+    }
+    Ok(ExitCode::from(match status.code() {
+        Code::DeadlineExceeded => TIMED_OUT,
+        _ => NOT_RUN,
+    }))
+}
+
+async fn fetch(client: &Client, result: &rev2::ActionResult) -> Result<()> {
     let stdout = client
         .fetch_stream(&result.stdout_raw, result.stdout_digest.as_ref())
         .await?;
@@ -126,19 +190,7 @@ async fn finish(client: &Client, response: &rev2::ExecuteResponse) -> Result<Exi
     // A reader that has gone away wants no more; that is no failure of the action.
     let _ = std::io::stdout().write_all(&stdout);
     let _ = std::io::stderr().write_all(&stderr);
-    client.download(&result, Path::new(".")).await?;
-    let Some(status) = response.status.as_ref().filter(|status| status.code != 0) else {
-        return Ok(ExitCode::from(u8::try_from(result.exit_code & 0xff)?));
-    };
-    let status = proto::status::from_wire(status);
-    eprintln!(
-        "hayloft: {}",
-        crate::client::execution::describe_status(&status)
-    );
-    Ok(ExitCode::from(match status.code() {
-        Code::DeadlineExceeded => TIMED_OUT,
-        _ => NOT_RUN,
-    }))
+    client.download(result, Path::new(".")).await
 }
 
 /// What is going on, for a person at a terminal; nothing in a pipe.
