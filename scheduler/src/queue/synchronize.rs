@@ -7,12 +7,14 @@
 //! | completed | complete, then as idle | send its task | next task, else hold |
 //!
 //! The scheduler's word on which task a worker has decides. The wire names
-//! executions by the action's digest alone, so that is what "that task" means.
+//! executions by the action's digest alone, so that is what "that task" means; a
+//! result that says when its task was queued is held against that too.
 //! A worker that prefers being idle is given nothing: if it has a task that it
 //! does not execute, that task goes elsewhere.
 
 use std::sync::Arc;
 
+use proto::messages::timestamp;
 use proto::wire::rev2::ExecuteResponse;
 use proto::{Digest, InstanceName, PlatformKey};
 use tonic::Code;
@@ -91,7 +93,9 @@ impl Queue {
                 return Ok(Outcome::Reply(reply));
             }
             Report::Executing(_) => false,
-            Report::Completed(digest, response) if has(&digest) => {
+            Report::Completed(digest, response)
+                if has(&digest) && !self.is_stale(assigned, &response) =>
+            {
                 self.finish(now, key, *response);
                 true
             }
@@ -112,6 +116,23 @@ impl Queue {
         self.arm_expiry(now, key);
         self.use_freed(now);
         Ok(outcome)
+    }
+
+    /// Whether a result is not that of the worker's present task, though the action
+    /// is the same: one that the worker repeats because the answer to its report was
+    /// lost, after a further task of that action has been handed to it. Workers that
+    /// echo when their task was queued tell the two apart (ours and Buildbarn's do).
+    fn is_stale(&self, assigned: Option<Assigned>, response: &ExecuteResponse) -> bool {
+        let task = assigned.and_then(|assigned| self.tasks.get(&assigned.task));
+        let metadata = response
+            .result
+            .as_ref()
+            .and_then(|result| result.execution_metadata.as_ref());
+        let echoed = metadata.and_then(|metadata| metadata.queued_timestamp.as_ref());
+        match (task, echoed) {
+            (Some(task), Some(echoed)) => *echoed != timestamp(task.job.queued),
+            _ => false,
+        }
     }
 
     /// The call of a worker that was being held has ended without an answer.

@@ -266,6 +266,10 @@ impl Dispatcher {
             instant: tokio::time::Instant::now().into_std(),
             wall: SystemTime::now(),
         };
+        // What is due is done first: an answer that a worker's last call was due
+        // must not go to the one that is about to take its place.
+        state.queue.advance(now);
+        state.carry_out_effects();
         let result = act(&mut state, now);
         state.carry_out_effects();
         let next = state.queue.next_timer();

@@ -1,5 +1,6 @@
 //! What workers are told, in schedules told step by step.
 
+use proto::wire::rev2::{ActionResult, ExecutedActionMetadata};
 use tonic::Code;
 
 use super::*;
@@ -25,6 +26,39 @@ fn a_lost_workers_action_runs_elsewhere_before_later_ones_and_is_given_up_in_the
         "{message}"
     );
     assert_eq!(executes(&farm.idle("d")), Some(digest("later")));
+}
+
+#[test]
+fn a_result_that_is_repeated_is_not_that_of_a_later_task_of_the_same_action() {
+    let mut farm = Farm::new(Settings::default());
+    farm.hold("a");
+    let uncached = || {
+        let mut submission = submission("x");
+        submission.action.do_not_cache = true;
+        submission
+    };
+    let queued = farm.now.wall;
+    let first = farm.try_submit(uncached()).unwrap().operation;
+    farm.pass(1);
+    let second = farm.try_submit(uncached()).unwrap().operation;
+    let result = |queued| {
+        let mut response = ok();
+        response.result = Some(ActionResult {
+            execution_metadata: Some(ExecutedActionMetadata {
+                queued_timestamp: Some(proto::messages::timestamp(queued)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        Report::Completed(digest("x"), response)
+    };
+    // The answer, which hands out the second task, is lost, and the call repeated.
+    assert_eq!(executes(&farm.sync("a", result(queued))), Some(digest("x")));
+    assert_eq!(executes(&farm.sync("a", result(queued))), Some(digest("x")));
+    assert_eq!(farm.stage(first), Stage::Completed);
+    assert_eq!(farm.stage(second), Stage::Executing);
+    farm.sync("a", result(queued + Duration::from_secs(1)));
+    assert_eq!(farm.stage(second), Stage::Completed);
 }
 
 fn internal() -> Box<proto::wire::rev2::ExecuteResponse> {
