@@ -1,12 +1,13 @@
 //! Making what commands left accessible to the worker.
 //!
 //! A command may leave directories of mode 0000 and files it alone may read,
-//! at a host uid that is not the worker's. In a directory whose commands are
+//! at a host uid that may not be the worker's. In a directory whose commands are
 //! all dead, everything that belongs to a command's uid is opened up:
-//! directories become 0777, regular files that have one name get read rights
-//! for all and lose set-id bits. What belongs to others (above all the
-//! worker's cache, hardlinked there) is not touched; nor is a file with several
-//! names, since another name may be elsewhere.
+//! directories become 0777, regular files get read rights for all and lose set-id
+//! bits. What belongs to others (above all the worker's cache, hardlinked there) is
+//! not touched. Nor is, where commands run as the runner's own user, a file with
+//! several names, which might be that user's elsewhere; at a uid of its own, a
+//! command has made every one of them. Other file systems are not entered.
 //!
 //! The tree is hostile: it is walked by directory descriptor, one at a time,
 //! so that its depth costs neither stack nor descriptors.
@@ -27,7 +28,7 @@ use crate::sys;
 /// `CAP_DAC_READ_SEARCH`, `CAP_FOWNER`.
 const KEPT: u64 = 1 << 2 | 1 << 3;
 
-/// Whose files are opened up, and how far.
+/// Whose files are opened up.
 #[derive(Debug, Clone, Copy)]
 struct Owners {
     ids: HostIds,
@@ -41,13 +42,13 @@ impl Owners {
             return None;
         }
         let mode = stat.st_mode & 0o7777;
-        let all = matches!(self.ids, HostIds::Range { .. });
+        let made_by_command = match self.ids {
+            HostIds::Range { .. } => true,
+            HostIds::SameUser => stat.st_nlink == 1,
+        };
         let wanted = match stat.st_mode & libc::S_IFMT {
-            libc::S_IFDIR => match all {
-                true => 0o777,
-                false => mode | 0o700,
-            },
-            libc::S_IFREG if stat.st_nlink == 1 => mode & 0o777 | if all { 0o444 } else { 0o400 },
+            libc::S_IFDIR => 0o777,
+            libc::S_IFREG if made_by_command => mode & 0o777 | 0o444,
             _ => return None,
         };
         (wanted != mode).then_some(wanted)
@@ -128,21 +129,21 @@ fn enter(directory: &OwnedFd, owners: Owners, changed: &mut u64) -> nix::Result<
         if name == c"." || name == c".." {
             continue;
         }
-        if open_up(directory.as_fd(), name, owners, changed)? {
+        let inner = open_up(directory.as_fd(), name, owners, changed)?;
+        if inner == Some(level.device) {
             level.left.push(name.to_owned());
         }
     }
     Ok(level)
 }
 
-/// Changes one inode's mode if need be. Whether it is a directory of this
-/// file system to be visited.
+/// Changes one inode's mode if need be. Of a directory, the file system it is on.
 fn open_up(
     directory: BorrowedFd<'_>,
     name: &CStr,
     owners: Owners,
     changed: &mut u64,
-) -> nix::Result<bool> {
+) -> nix::Result<Option<libc::dev_t>> {
     let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     if owners.mode(&stat).is_some() {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -161,7 +162,8 @@ fn open_up(
             *changed += 1;
         }
     }
-    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+    let is_directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    Ok(is_directory.then_some(stat.st_dev))
 }
 
 #[cfg(test)]
@@ -189,12 +191,25 @@ mod tests {
         assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
         assert_eq!(mode(109, libc::S_IFREG | 0o4710, 1), Some(0o754));
         assert_eq!(mode(109, libc::S_IFREG | 0o644, 1), None);
-        assert_eq!(mode(109, libc::S_IFREG, 2), None);
+        assert_eq!(mode(109, libc::S_IFREG, 2), Some(0o444));
         assert_eq!(mode(109, libc::S_IFLNK | 0o777, 1), None);
         for stranger in [0, 99, 110] {
             assert_eq!(mode(stranger, libc::S_IFDIR, 2), None);
             assert_eq!(mode(stranger, libc::S_IFREG, 1), None);
         }
+    }
+
+    #[test]
+    fn the_same_user_s_files_may_have_names_elsewhere() {
+        let owners = Owners {
+            ids: HostIds::SameUser,
+            own: Uid::from_raw(100),
+        };
+        let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links));
+        assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
+        assert_eq!(mode(100, libc::S_IFREG | 0o200, 1), Some(0o644));
+        assert_eq!(mode(100, libc::S_IFREG | 0o200, 2), None);
+        assert_eq!(mode(101, libc::S_IFDIR, 2), None);
     }
 
     #[test]
@@ -224,10 +239,11 @@ mod tests {
             ids: HostIds::SameUser,
             own: geteuid(),
         };
-        assert_eq!(walk(root.as_fd(), owners), Ok(2));
-        assert_eq!(fstat(&file).unwrap().st_mode & 0o777, 0o600);
+        // The root, each directory and the closed one, the file.
+        assert_eq!(walk(root.as_fd(), owners), Ok(1 + 5000 + 1 + 1));
+        assert_eq!(fstat(&file).unwrap().st_mode & 0o777, 0o644);
         let closed = directory.join("closed").metadata().unwrap();
-        assert_eq!(closed.permissions().mode() & 0o777, 0o700);
+        assert_eq!(closed.permissions().mode() & 0o777, 0o777);
         assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() <= before + 1);
         std::fs::remove_dir_all(&directory).unwrap();
     }
