@@ -1,11 +1,15 @@
 //! Host ids of sandboxes.
 
+use std::collections::VecDeque;
+
 use crate::policy::HostIds;
 
-/// Gives out host ids; of a range, each to one sandbox alive at a time.
+/// Gives out host ids; of a range, each to one sandbox alive at a time, and the one
+/// that was given back longest ago: what a command left at its id meets another
+/// command of that id as late as can be.
 #[derive(Debug)]
 pub(crate) enum Ids {
-    Range { free: Vec<u32> },
+    Range { free: VecDeque<u32> },
     Same(u32),
 }
 
@@ -14,7 +18,7 @@ impl Ids {
     pub(crate) fn new(host_ids: HostIds, own: u32) -> Self {
         match host_ids {
             HostIds::Range { start, count } => Self::Range {
-                free: (start..start.saturating_add(count)).rev().collect(),
+                free: (start..start.saturating_add(count)).collect(),
             },
             HostIds::SameUser => Self::Same(own),
         }
@@ -30,7 +34,7 @@ impl Ids {
 
     pub(crate) fn take(&mut self) -> Option<u32> {
         match self {
-            Self::Range { free } => free.pop(),
+            Self::Range { free } => free.pop_front(),
             Self::Same(own) => Some(*own),
         }
     }
@@ -38,7 +42,7 @@ impl Ids {
     /// The sandbox that had it is dead and reaped.
     pub(crate) fn give_back(&mut self, id: u32) {
         match self {
-            Self::Range { free } => free.push(id),
+            Self::Range { free } => free.push_back(id),
             Self::Same(_) => {}
         }
     }
@@ -59,7 +63,11 @@ mod tests {
             (ids.take(), ids.take(), ids.take()),
             (Some(100), Some(101), None)
         );
+        ids.give_back(101);
         ids.give_back(100);
-        assert_eq!((ids.take(), ids.take()), (Some(100), None));
+        assert_eq!(
+            (ids.take(), ids.take(), ids.take()),
+            (Some(101), Some(100), None)
+        );
     }
 }
