@@ -40,7 +40,8 @@ pub struct Config {
     #[serde(default = "default_pool_size")]
     pub pool_size: usize,
     /// How many commands run at a time; further ones wait for their turn. Absent:
-    /// 256, or what `uid_range` and `pool_size` allow when that is less.
+    /// 256, or what `uid_range`, `pool_size` and the hard limit of open files
+    /// (`RLIMIT_NOFILE`) allow when that is less.
     pub maximum_concurrent: Option<usize>,
     /// Sets `TMPDIR` to the action's temporary directory, unless the action sets it.
     #[serde(default)]
@@ -180,6 +181,14 @@ impl Config {
         }
         self.check_limits()?;
         self.check_users(as_root)?;
+        let most = sandbox::most_concurrent(self.pool_size);
+        self.maximum_concurrent = Some(self.concurrent(most)?);
+        self.policy()?;
+        Ok(self)
+    }
+
+    /// How many commands run at a time; the launcher can run `most`.
+    fn concurrent(&self, most: usize) -> Result<usize, StartError> {
         let possible = match self.uid_range {
             Some(range) => {
                 let count = usize::try_from(range.count).unwrap_or(usize::MAX);
@@ -189,19 +198,26 @@ impl Config {
         };
         let concurrent = self
             .maximum_concurrent
-            .unwrap_or(DEFAULT_MAXIMUM_CONCURRENT.min(possible));
+            .unwrap_or(DEFAULT_MAXIMUM_CONCURRENT.min(possible).min(most));
         if possible == 0 || concurrent > possible {
             return invalid(
                 "uid_range.count",
                 "is less than maximum_concurrent and pool_size together",
             );
         }
-        if concurrent == 0 || concurrent > tokio::sync::Semaphore::MAX_PERMITS {
-            return invalid("maximum_concurrent", "is out of range");
+        if concurrent > most {
+            return invalid(
+                "maximum_concurrent",
+                format!(
+                    "is more than the {most} that the hard limit of open files (ulimit -Hn) and \
+                     pool_size leave room for"
+                ),
+            );
         }
-        self.maximum_concurrent = Some(concurrent);
-        self.policy()?;
-        Ok(self)
+        if concurrent == 0 {
+            return invalid("maximum_concurrent", "must be at least 1");
+        }
+        Ok(concurrent)
     }
 
     fn check_limits(&self) -> Result<(), StartError> {
@@ -368,6 +384,17 @@ mod tests {
         assert!(complaint(&with, true).starts_with("uid_range.count "));
         let with = format!(r#"{RANGE}, "pool_size": 10"#);
         assert!(complaint(&with, true).starts_with("uid_range.count "));
+    }
+
+    #[test]
+    fn there_are_files_for_all_sandboxes() {
+        assert_eq!(config("").concurrent(1000).unwrap(), 256);
+        assert_eq!(config("").concurrent(10).unwrap(), 10);
+        let asked = config(r#", "maximum_concurrent": 11"#);
+        assert_eq!(asked.concurrent(11).unwrap(), 11);
+        let message = asked.concurrent(10).unwrap_err().to_string();
+        assert!(message.starts_with("maximum_concurrent "), "{message}");
+        assert!(config("").concurrent(0).is_err());
     }
 
     #[test]

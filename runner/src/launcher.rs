@@ -35,6 +35,8 @@ struct Connection {
     calls: Mutex<Calls>,
     next_id: AtomicU64,
     turns: Arc<Semaphore>,
+    /// What the launcher takes on at a time.
+    reclaims: Semaphore,
     gone: CancellationToken,
     runtime: Handle,
 }
@@ -69,6 +71,7 @@ impl Launcher {
             calls: Mutex::default(),
             next_id: AtomicU64::new(1),
             turns: Arc::new(Semaphore::new(concurrent)),
+            reclaims: Semaphore::new(sandbox::MOST_RECLAIMS),
             gone: CancellationToken::new(),
             runtime: Handle::current(),
         });
@@ -108,6 +111,8 @@ impl Launcher {
     /// Makes what commands left below a directory accessible to the worker;
     /// returns how many modes were changed.
     pub(crate) async fn reclaim(&self, path: Vec<u8>) -> Result<u64, Error> {
+        let turn = self.connection.reclaims.acquire().await;
+        let _turn = turn.map_err(|_| Error::Stopping)?;
         let id = self.next_id();
         let frame = Frame::of(&Request::Reclaim { id, path }).map_err(client_error)?;
         match self.call(id, &frame, None).await? {

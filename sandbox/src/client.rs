@@ -124,7 +124,7 @@ impl Client {
     /// `WouldBlock` while there is none; [`ClientError::Gone`].
     pub fn receive(&self) -> Result<Reply, ClientError> {
         match receive_datagram(self.socket.as_fd()) {
-            Ok(Some((bytes, _))) => Ok(Reply::decode(&bytes)?),
+            Ok(Some(datagram)) => Ok(Reply::decode(&datagram.bytes)?),
             Ok(None) => Err(ClientError::Gone),
             Err(error) if is_gone(&error) => Err(ClientError::Gone),
             Err(error) => Err(error.into()),
@@ -173,11 +173,18 @@ pub(crate) fn send_datagram(
 /// Most descriptors that travel with one datagram.
 const DESCRIPTORS: usize = 8;
 
-/// Receives one datagram and its descriptors (close-on-exec); `None` at end
-/// of file. A datagram that exceeds the limit is an error, never cut.
-pub(crate) fn receive_datagram(
-    socket: BorrowedFd<'_>,
-) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+/// One message of a socket.
+pub(crate) struct Datagram {
+    pub(crate) bytes: Vec<u8>,
+    /// Close-on-exec; complete or none.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// Descriptors came that this process has no room for.
+    pub(crate) lacks_descriptors: bool,
+}
+
+/// Receives one datagram; `None` at end of file. One that exceeds the limit is an
+/// error, never cut.
+pub(crate) fn receive_datagram(socket: BorrowedFd<'_>) -> io::Result<Option<Datagram>> {
     let mut bytes = vec![0; DATAGRAM_BYTES];
     let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS]);
     let mut descriptors = Vec::new();
@@ -188,7 +195,11 @@ pub(crate) fn receive_datagram(
         Some(&mut control),
         MsgFlags::MSG_CMSG_CLOEXEC,
     )?;
-    for part in message.cmsgs()? {
+    // The launcher is sent one, which is then not installed; what came of several
+    // cannot be told, and stays.
+    let lacks_descriptors = message.flags.contains(MsgFlags::MSG_CTRUNC);
+    let parts = (!lacks_descriptors).then(|| message.cmsgs()).transpose()?;
+    for part in parts.into_iter().flatten() {
         if let ControlMessageOwned::ScmRights(raw) = part {
             for fd in raw {
                 // SAFETY: the kernel has just installed this descriptor for
@@ -198,15 +209,16 @@ pub(crate) fn receive_datagram(
         }
     }
     let length = message.bytes;
-    if message
-        .flags
-        .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC)
-    {
+    if message.flags.contains(MsgFlags::MSG_TRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }
     if length == 0 && descriptors.is_empty() {
         return Ok(None);
     }
     bytes.truncate(length);
-    Ok(Some((bytes, descriptors)))
+    Ok(Some(Datagram {
+        bytes,
+        descriptors,
+        lacks_descriptors,
+    }))
 }

@@ -279,10 +279,10 @@ fn allow_own(rules: &mut Rules, root: Root, assignment: &Assignment) -> nix::Res
 }
 
 fn receive(channel: BorrowedFd<'_>) -> nix::Result<Assignment> {
-    let (_, descriptors) = receive_datagram(channel)
+    let datagram = receive_datagram(channel)
         .map_err(|error| raw(&error))?
         .ok_or(Errno::EPIPE)?;
-    let mut descriptors = descriptors.into_iter();
+    let mut descriptors = datagram.descriptors.into_iter();
     let mut next = || descriptors.next().ok_or(Errno::EBADMSG);
     Ok(Assignment {
         memory: next()?,

@@ -27,11 +27,13 @@ mod limits;
 mod memory;
 mod message;
 mod mounts;
+mod order;
 mod paths;
 mod plan;
 mod policy;
 mod probe;
 mod reclaim;
+mod rejection;
 mod report;
 mod run_request;
 mod sandbox;
@@ -43,6 +45,7 @@ mod sys;
 mod wire;
 
 pub use client::{Client, ClientError, Frame};
+pub use limits::{MOST_RECLAIMS, most_concurrent};
 pub use message::{
     Done, End, Failure, FailureKind, MessageError, PATH_BYTES, RUN_BYTES, Reply, Request, Usage,
 };

@@ -29,6 +29,33 @@ pub(crate) fn apply(limits: &Limits) -> nix::Result<()> {
     Ok(())
 }
 
+/// Raises the soft limit of open files to the hard one. Commands get a limit of
+/// their own.
+pub(crate) fn raise_open_files() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+/// Most runs that a launcher takes on, those that wait for a sandbox included.
+pub(crate) const MOST_RUNS: usize = 4096;
+
+/// Most directories that are being reclaimed at a time, each by a process.
+pub const MOST_RECLAIMS: usize = 64;
+
+/// How many commands a launcher of this process's limit of open files can run at a
+/// time, with so many sandboxes ready ahead.
+#[must_use]
+pub fn most_concurrent(pool_size: usize) -> usize {
+    // A process, a channel and the input root; one in reserve for what is queued.
+    const FILES_OF_RUN: u64 = 4;
+    // Its own, helpers', and those of sandboxes on their way out.
+    const OTHER_FILES: u64 = 256;
+    let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
+    let runs = hard.saturating_sub(OTHER_FILES) / FILES_OF_RUN;
+    let runs = usize::try_from(runs).unwrap_or(usize::MAX);
+    runs.saturating_sub(pool_size).min(MOST_RUNS)
+}
+
 /// Gives this process, and those it starts, the highest `oom_score_adj`
 /// (`proc_pid_oom_score_adj(5)`). For a process that `vfork(2)` made: memory that
 /// is shared with another has one owner in `/proc`, root unless it is dumpable.

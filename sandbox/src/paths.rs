@@ -83,6 +83,8 @@ pub(crate) fn open_output(
         | OFlag::O_CLOEXEC;
     let file = match openat(parent.as_fd(), name.as_c_str(), flags, Mode::empty()) {
         Err(Errno::ENOENT) => return create_file(base, path),
+        // A pipe that nobody reads, a directory.
+        Err(Errno::ENXIO | Errno::EISDIR) => return Err(Errno::EEXIST),
         other => other?,
     };
     let stat = fstat(&file)?;
@@ -182,8 +184,10 @@ mod tests {
         for name in ["data", "input", "linked"] {
             assert_eq!(open(name, elsewhere), Err(Errno::EEXIST), "{name}");
         }
-        // Nobody reads it: opening it for writing without waiting fails.
-        assert_eq!(open("fifo", elsewhere), Err(Errno::ENXIO));
+        std::fs::create_dir(directory.join("directory")).unwrap();
+        for name in ["fifo", "directory"] {
+            assert_eq!(open(name, elsewhere), Err(Errno::EEXIST), "{name}");
+        }
         let of_commands = HostIds::Range {
             start: own,
             count: 10,

@@ -6,6 +6,7 @@
 //! dead and reaped, and is answered then.
 
 mod events;
+mod outcome;
 mod requests;
 
 use std::collections::VecDeque;
@@ -22,16 +23,16 @@ use nix::unistd::{getegid, geteuid, getppid, setgroups};
 
 use self::events::{Events, Polled, Source};
 use crate::client::send_datagram;
-use crate::command::is_fault_of_command;
 use crate::helper::Helper;
 use crate::ids::Ids;
 use crate::init::Shared;
-use crate::limits;
-use crate::message::{End, Failure, FailureKind, Reply};
+use crate::message::{End, Reply};
+use crate::order::Order;
+use crate::paths::open_place;
 use crate::plan::Plan;
 use crate::policy::Protection;
-use crate::report::{Report, StepFailure};
-use crate::sandbox::{Order, Running, Sandbox, State};
+use crate::report::StepFailure;
+use crate::sandbox::{NotRun, Sandbox, State};
 use crate::split::{Config, Error, Service, Signals};
 use crate::step::Phase;
 use crate::{base, seccomp, sys};
@@ -48,6 +49,7 @@ const LEAVING: usize = 16;
 
 struct Launcher<'a> {
     shared: Shared,
+    build: OwnedFd,
     pool_size: usize,
     socket: OwnedFd,
     service: &'a Service,
@@ -127,6 +129,7 @@ pub(crate) fn run(
             filter,
             arguments,
         },
+        build: open_place(base::BUILD).map_err(errno("open the build directory"))?,
         pool_size: config.pool_size,
         socket,
         service,
@@ -150,21 +153,19 @@ impl Launcher<'_> {
         loop {
             let wanted = self.wants_sandbox();
             let urgent = wanted && !self.orders.is_empty();
-            // Making a sandbox ahead waits until nothing else is to be done.
-            let events = if urgent {
-                Events::default()
-            } else {
-                self.wait(wanted)?
-            };
-            if wanted && (urgent || events.none()) {
-                self.start_sandbox()?;
-            }
+            let events = self.wait(wanted)?;
+            // Making one ahead waits until nothing else is to be done; while runs
+            // wait for one, what else there is goes on in between.
+            let make = wanted && (urgent || events.none());
             if let Next::End = self.handle(&events)? {
                 return Ok(());
             }
             self.enforce_deadlines();
             self.assign();
             self.flush()?;
+            if make && self.wants_sandbox() {
+                self.start_sandbox()?;
+            }
         }
     }
 
@@ -330,128 +331,18 @@ impl Launcher<'_> {
                 };
                 let id = order.id;
                 self.quiet_until = Some(Instant::now() + QUIET);
-                if let Err((step, detail, errno)) = sandbox.run(&self.shared.plan, order) {
-                    let failure = Failure {
-                        kind: FailureKind::Request,
-                        step: step.to_owned(),
-                        errno: errno as i32,
-                        detail,
-                    };
-                    self.replies.push_back(Reply::Failed { id, failure });
+                match sandbox.run(self.build.as_fd(), &self.shared.plan, order) {
+                    Ok(()) => {}
+                    Err(NotRun::Rejected(rejection)) => {
+                        self.replies.push_back(rejection.reply(id));
+                    }
+                    Err(NotRun::Dead(order)) => {
+                        self.orders.push_front(order);
+                        sandbox.kill();
+                        sandbox.state = State::Leaving;
+                    }
                 }
             }
-        }
-    }
-
-    /// Takes a report; when it says that all but init is dead and reaped, the
-    /// run is answered. Init itself takes longer to leave (the kernel takes its
-    /// mounts down), and nothing of the command's is in it.
-    fn take_report(&mut self, index: usize) {
-        let Some(sandbox) = self.sandboxes.get_mut(index) else {
-            return;
-        };
-        sandbox.take_report();
-        if let Some(Report::Ended { status, usage }) = sandbox.last
-            && let State::Running(running) = &mut sandbox.state
-        {
-            running.clean();
-            self.replies.push_back(running.done(End::of(status), usage));
-            sandbox.state = State::Leaving;
-        }
-    }
-
-    /// A sandbox's init is dead: reaps it, and answers its run if need be.
-    fn reap(&mut self, mut sandbox: Sandbox) -> Result<(), Error> {
-        while sandbox.take_report() {}
-        let (_, usage) = sys::wait_with_usage(sandbox.pid).map_err(failed("reap a sandbox"))?;
-        self.ids.give_back(sandbox.host_id);
-        let reported = sandbox.last.take();
-        let mut running = match sandbox.state {
-            State::Running(running) => running,
-            State::Leaving => return Ok(()),
-            State::Preparing | State::Ready => {
-                let failure = match reported {
-                    Some(Report::Failed(failure)) => Some(failure),
-                    _ => None,
-                };
-                return self.not_prepared(failure);
-            }
-        };
-        running.clean();
-        let id = running.id;
-        let reply = match (reported, running.killed) {
-            (Some(Report::Ended { status, usage }), _) => running.done(End::of(status), usage),
-            (Some(Report::Failed(step)), _) => Reply::Failed {
-                id,
-                failure: self.failure(&step, &running),
-            },
-            // Init's own use is in it, since it could not say what it was.
-            (_, Some(end)) => running.done(end, limits::usage(&usage)),
-            (_, None) => Reply::Failed {
-                id,
-                failure: Failure {
-                    kind: FailureKind::Sandbox,
-                    step: "keep the sandbox alive".to_owned(),
-                    errno: 0,
-                    detail: "its init was killed from outside, or for lack of memory".to_owned(),
-                },
-            },
-        };
-        self.replies.push_back(reply);
-        Ok(())
-    }
-
-    /// A sandbox died before it had a command.
-    fn not_prepared(&mut self, failure: Option<StepFailure>) -> Result<(), Error> {
-        let (step, errno) = match &failure {
-            Some(failure) => (self.step_name(failure), failure.errno),
-            None => ("stay alive".to_owned(), Errno::UnknownErrno),
-        };
-        if !self.started {
-            return Err(Error::FirstSandbox {
-                step,
-                source: errno.into(),
-            });
-        }
-        self.pause_until = Some(Instant::now() + PAUSE);
-        if let Some(order) = self.orders.pop_front() {
-            let failure = Failure {
-                kind: FailureKind::Sandbox,
-                step,
-                errno: errno as i32,
-                detail: "no sandbox could be made".to_owned(),
-            };
-            self.fail(order.id, failure);
-        }
-        Ok(())
-    }
-
-    fn step_name(&self, failure: &StepFailure) -> String {
-        self.shared
-            .plan
-            .steps(failure.phase)
-            .get(failure.step)
-            .map_or_else(|| failure.phase.to_string(), ToString::to_string)
-    }
-
-    fn failure(&self, failed: &StepFailure, running: &Running) -> Failure {
-        use crate::step::Step;
-        let step = self.shared.plan.steps(failed.phase).get(failed.step);
-        let of_command = failed.phase == Phase::Command
-            && step.is_some_and(|step| is_fault_of_command(step, failed.errno));
-        Failure {
-            kind: if of_command {
-                FailureKind::Command
-            } else {
-                FailureKind::Sandbox
-            },
-            step: self.step_name(failed),
-            errno: failed.errno as i32,
-            detail: match step {
-                Some(Step::Execute) => running.program.clone(),
-                Some(Step::WorkingDirectory) => running.directory.clone(),
-                _ => String::new(),
-            },
         }
     }
 
@@ -486,11 +377,8 @@ impl Launcher<'_> {
         for sandbox in &self.sandboxes {
             sandbox.kill();
         }
-        for mut sandbox in self.sandboxes.drain(..) {
+        for sandbox in self.sandboxes.drain(..) {
             while matches!(sys::wait_with_usage(sandbox.pid), Err(Errno::EINTR)) {}
-            if let State::Running(running) = &mut sandbox.state {
-                running.clean();
-            }
         }
         for helper in self.helpers.drain(..) {
             helper.end();

@@ -1,31 +1,37 @@
 //! What the service half asks of the launcher.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Launcher, Next, failed};
-use crate::base;
-use crate::client::receive_datagram;
+use crate::client::{Datagram, receive_datagram};
 use crate::helper::Helper;
-use crate::message::{Done, End, Failure, FailureKind, Reply, Request, Usage};
+use crate::limits::{MOST_RECLAIMS, MOST_RUNS};
+use crate::message::{Done, End, Reply, Request, Usage};
+use crate::order::{Directions, Order};
 use crate::paths::{self, Relative};
-use crate::sandbox::{Order, Rejection, State};
+use crate::rejection::{Rejection, text};
+use crate::sandbox::State;
 use crate::split::Error;
+
+/// Most messages that are taken before something else gets its turn.
+const TURN: usize = 64;
 
 impl Launcher<'_> {
     /// Takes what the service half sent; what it breaks, it is ended for.
     pub(super) fn receive(&mut self) -> Result<Next, Error> {
-        loop {
-            let (bytes, descriptors) = match receive_datagram(self.socket.as_fd()) {
-                Ok(Some(message)) => message,
+        for _ in 0..TURN {
+            let datagram = match receive_datagram(self.socket.as_fd()) {
+                Ok(Some(datagram)) => datagram,
                 // It closed its end, or is dead: its life tells.
                 Ok(None) => return self.wait_for_service(),
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(Next::Continue),
+                    // For lack of memory it is taken later.
+                    io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => break,
                     io::ErrorKind::Interrupted => continue,
                     io::ErrorKind::ConnectionReset => return self.wait_for_service(),
                     _ => {
@@ -36,12 +42,13 @@ impl Launcher<'_> {
                     }
                 },
             };
-            let request = Request::decode(&bytes).map_err(|error| Error::Launcher {
+            let request = Request::decode(&datagram.bytes).map_err(|error| Error::Launcher {
                 step: "understand the service half",
                 source: io::Error::new(io::ErrorKind::InvalidData, error),
             })?;
-            self.accept(request, descriptors);
+            self.accept(request, datagram);
         }
+        Ok(Next::Continue)
     }
 
     /// Without its socket the service half is of no use: it is given the time
@@ -52,56 +59,81 @@ impl Launcher<'_> {
         Ok(Next::End)
     }
 
-    fn accept(&mut self, request: Request, descriptors: Vec<OwnedFd>) {
-        let reject = |(step, detail, errno): Rejection| Failure {
-            kind: FailureKind::Request,
-            step: step.to_owned(),
-            errno: errno as i32,
-            detail,
+    fn accept(&mut self, request: Request, datagram: Datagram) {
+        let (id, accepted) = match request {
+            Request::Run { id, length } => (id, self.order(id, length, datagram)),
+            Request::Kill { id } => {
+                self.kill(id);
+                return;
+            }
+            Request::Reclaim { id, path } => (id, self.reclaim(id, &path)),
+            Request::CheckPath { id, path } => (id, self.check(id, &path)),
         };
-        match request {
-            Request::Run { id, length } => {
-                let memory = descriptors.into_iter().next();
-                let order = match memory {
-                    _ if self.is_running(id) => {
-                        Err(("run", "the id is in use".to_owned(), Errno::EEXIST))
-                    }
-                    None => Err(("read the request", String::new(), Errno::EBADF)),
-                    Some(memory) => Order::new(id, length, memory),
-                };
-                match order {
-                    Ok(order) => self.orders.push_back(order),
-                    Err(rejection) => self.fail(id, reject(rejection)),
-                }
-            }
-            Request::Kill { id } => self.kill(id),
-            Request::Reclaim { id, path } => {
-                let helper = open(&path).and_then(|directory| {
-                    Helper::reclaim(id, directory.as_fd(), self.shared.plan.host_ids)
-                        .map_err(|errno| ("start a helper", text(&path), errno))
-                });
-                match helper {
-                    Ok(helper) => self.helpers.push(helper),
-                    Err(rejection) => self.fail(id, reject(rejection)),
-                }
-            }
-            Request::CheckPath { id, path } => match check(&path) {
-                Ok(()) => self.replies.push_back(Reply::Checked { id }),
-                Err(rejection) => self.fail(id, reject(rejection)),
-            },
+        if let Err(rejection) = accepted {
+            self.replies.push_back(rejection.reply(id));
         }
     }
 
-    fn is_running(&self, id: u64) -> bool {
-        self.orders.iter().any(|order| order.id == id)
-            || self
-                .sandboxes
-                .iter()
-                .any(|s| matches!(&s.state, State::Running(running) if running.id == id))
+    fn order(&mut self, id: u64, length: u64, datagram: Datagram) -> Result<(), Rejection> {
+        let busy = |errno| Rejection::new("take on a run", "", errno);
+        if datagram.lacks_descriptors {
+            return Err(busy(Errno::EMFILE));
+        }
+        let memory = datagram.descriptors.into_iter().next();
+        if self.runs().count() >= MOST_RUNS {
+            return Err(busy(Errno::EAGAIN));
+        }
+        let order = Order::new(id, length, memory.ok_or_else(|| busy(Errno::EBADF))?)?;
+        let taken = self.runs().find_map(|(other, directions)| {
+            if other == id {
+                Some("the id is in use")
+            } else {
+                let shared = directions.share_outputs(&order.directions);
+                shared.then_some("another run has that output file")
+            }
+        });
+        if let Some(taken) = taken {
+            return Err(Rejection::new("run", taken, Errno::EEXIST));
+        }
+        self.orders.push_back(order);
+        Ok(())
     }
 
-    pub(super) fn fail(&mut self, id: u64, failure: Failure) {
-        self.replies.push_back(Reply::Failed { id, failure });
+    fn reclaim(&mut self, id: u64, path: &[u8]) -> Result<(), Rejection> {
+        let reject = |errno| Rejection::new("reclaim a directory", text(path), errno);
+        if self.helpers.len() >= MOST_RECLAIMS {
+            return Err(reject(Errno::EAGAIN));
+        }
+        let relative = Relative::new(path).map_err(reject)?;
+        let directory = paths::open_directory(self.build(), &relative).map_err(reject)?;
+        let ids = self.shared.plan.host_ids;
+        let helper = Helper::reclaim(id, directory.as_fd(), ids).map_err(reject)?;
+        self.helpers.push(helper);
+        Ok(())
+    }
+
+    fn check(&mut self, id: u64, path: &[u8]) -> Result<(), Rejection> {
+        let reject = |errno| Rejection::new("look for a path", text(path), errno);
+        let relative = Relative::new(path).map_err(reject)?;
+        paths::check(self.build(), &relative).map_err(reject)?;
+        self.replies.push_back(Reply::Checked { id });
+        Ok(())
+    }
+
+    fn build(&self) -> BorrowedFd<'_> {
+        self.build.as_fd()
+    }
+
+    /// Those that wait and those that run.
+    fn runs(&self) -> impl Iterator<Item = (u64, &Directions)> {
+        let waiting = self.orders.iter();
+        let running = self.sandboxes.iter().filter_map(|s| match &s.state {
+            State::Running(running) => Some((running.id, &running.directions)),
+            _ => None,
+        });
+        waiting
+            .map(|order| (order.id, &order.directions))
+            .chain(running)
     }
 
     fn kill(&mut self, id: u64) {
@@ -124,25 +156,4 @@ impl Launcher<'_> {
             }
         }
     }
-}
-
-fn text(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
-}
-
-fn build() -> Result<OwnedFd, Rejection> {
-    paths::open_place(base::BUILD)
-        .map_err(|errno| ("open the build directory", String::new(), errno))
-}
-
-fn open(path: &[u8]) -> Result<OwnedFd, Rejection> {
-    let reject = |errno| ("open a directory", text(path), errno);
-    let relative = Relative::new(path).map_err(reject)?;
-    paths::open_directory(build()?.as_fd(), &relative).map_err(reject)
-}
-
-fn check(path: &[u8]) -> Result<(), Rejection> {
-    let reject = |errno| ("look for a path", text(path), errno);
-    let relative = Relative::new(path).map_err(reject)?;
-    paths::check(build()?.as_fd(), &relative).map_err(reject)
 }

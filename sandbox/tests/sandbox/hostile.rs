@@ -1,5 +1,7 @@
 //! What hostile commands try.
 
+use std::collections::BTreeSet;
+
 use sandbox::{End, FailureKind, Reply};
 
 use super::in_each_mode;
@@ -127,4 +129,97 @@ fn what_the_host_mounts_later_does_not_arrive() {
         "{mounts}"
     );
     farm.stop();
+}
+
+#[test]
+fn an_input_root_without_room_for_mount_points_is_named() {
+    for mode in Mode::available("an_input_root_without_room_for_mount_points_is_named") {
+        let mut farm = Farm::start(mode, &["root=input"]);
+        for name in ["tmp", "dev"] {
+            farm.prepare(|root| match name {
+                "tmp" => std::os::unix::fs::symlink("/bin", root.join("tmp")).unwrap(),
+                name => std::fs::write(root.join(name), "").unwrap(),
+            });
+            let failure = farm.failure(shell("true"));
+            assert_eq!(failure.kind, FailureKind::Command, "{failure}");
+            assert_eq!(
+                (&failure.detail[..], failure.errno),
+                (name, libc::ENOTDIR),
+                "{failure}"
+            );
+            let left: Vec<_> = std::fs::read_dir(farm.last_directory().join("root"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            assert_eq!(left, [name]);
+        }
+        farm.stop();
+    }
+}
+
+#[test]
+fn an_output_file_belongs_to_one_run() {
+    in_each_mode("an_output_file_belongs_to_one_run", |farm| {
+        let mut run = shell("echo > started; sleep 1000");
+        farm.place(&mut run);
+        let id = farm.send_run(&run);
+        farm.wait_for_file("root/started");
+        let failure = farm.failure_unplaced(run);
+        assert_eq!(failure.kind, FailureKind::Request, "{failure}");
+        assert_eq!(failure.errno, libc::EEXIST, "{failure}");
+        farm.kill(id);
+        assert!(matches!(farm.receive(), Reply::Done(done) if done.end == End::Killed));
+    });
+}
+
+/// More runs than there are descriptors for: each is answered, and afterwards all
+/// is as before.
+#[test]
+fn a_lack_of_descriptors_costs_no_more_than_runs() {
+    let name = "a_lack_of_descriptors_costs_no_more_than_runs";
+    for mode in Mode::available(name) {
+        let mut farm = Farm::start_through(&["prlimit", "--nofile=40:40"], mode, &[]);
+        let mut open = BTreeSet::new();
+        for _ in 0..60 {
+            let mut run = shell("sleep 0.1");
+            farm.place(&mut run);
+            open.insert(farm.send_run(&run));
+        }
+        let mut lacked = 0;
+        while !open.is_empty() {
+            match farm.receive() {
+                Reply::Done(done) => {
+                    assert_eq!(done.end, End::Exited(0));
+                    assert!(open.remove(&done.id));
+                }
+                Reply::Failed { id, failure } => {
+                    assert_eq!(failure.kind, FailureKind::Sandbox, "{failure}");
+                    assert_eq!(failure.errno, libc::EMFILE, "{failure}");
+                    assert!(open.remove(&id));
+                    lacked += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(lacked > 0);
+        assert_eq!(farm.end(shell("true")), End::Exited(0));
+        farm.stop();
+    }
+}
+
+#[test]
+fn a_burst_is_served() {
+    for mode in Mode::available("a_burst_is_served") {
+        let mut farm = Farm::start(mode, &["pool=1"]);
+        let mut open = BTreeSet::new();
+        for _ in 0..150 {
+            let mut run = shell("true");
+            farm.place(&mut run);
+            open.insert(farm.send_run(&run));
+        }
+        while !open.is_empty() {
+            farm.receive_done(&mut open);
+        }
+        farm.stop();
+    }
 }

@@ -1,0 +1,226 @@
+//! A run that was asked for and that no sandbox has yet.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::libc;
+use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::message::RUN_BYTES;
+use crate::paths::{self, Relative};
+use crate::plan::Plan;
+use crate::policy::{HostIds, Root};
+use crate::rejection::{Rejection, text};
+use crate::run_request::RunRequest;
+use crate::{memory, sys};
+
+/// What `/` must hold for things to be attached there, when it is an input root.
+const MOUNT_POINTS: [&CStr; 3] = [c"proc", c"dev", c"tmp"];
+
+/// `checked → opened → handed to a sandbox`; one whose sandbox died before it
+/// took it stays opened, and goes to another.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) id: u64,
+    pub(crate) directions: Directions,
+    memory: OwnedFd,
+    opened: Option<Opened>,
+}
+
+/// What the launcher itself needs of a run request: the rest stays in the
+/// request's memory.
+#[derive(Debug)]
+pub(crate) struct Directions {
+    /// The program and the working directory, for messages.
+    pub(crate) program: String,
+    pub(crate) working_directory: String,
+    input_root_directory: Vec<u8>,
+    temporary_directory: Vec<u8>,
+    stdout_path: Vec<u8>,
+    stderr_path: Vec<u8>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Directions {
+    /// Whether an output file of the one is one of the other.
+    pub(crate) fn share_outputs(&self, other: &Self) -> bool {
+        [&self.stdout_path, &self.stderr_path]
+            .into_iter()
+            .any(|path| *path == other.stdout_path || *path == other.stderr_path)
+    }
+}
+
+/// The directories and files of a run.
+#[derive(Debug)]
+struct Opened {
+    input: OwnedFd,
+    temporary: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    mount_points: Option<MountPoints>,
+}
+
+impl Order {
+    /// Checks what came from the service half.
+    pub(crate) fn new(id: u64, length: u64, memory: OwnedFd) -> Result<Self, Rejection> {
+        let reject = |errno| Rejection::new("read the request", "", errno);
+        let bytes = memory::read(memory.as_fd()).map_err(reject)?;
+        if bytes.len() as u64 != length || length > RUN_BYTES {
+            return Err(reject(Errno::EMSGSIZE));
+        }
+        let request = RunRequest::decode(&bytes).map_err(|error| {
+            Rejection::new("read the request", error.to_string(), Errno::EINVAL)
+        })?;
+        if request.stdout_path == request.stderr_path {
+            let path = text(&request.stderr_path);
+            return Err(Rejection::new("stderr path", path, Errno::EEXIST));
+        }
+        Ok(Self {
+            id,
+            directions: Directions {
+                program: text(request.arguments.first().map_or(&[][..], |a| a)),
+                working_directory: text(&request.working_directory),
+                input_root_directory: request.input_root_directory,
+                temporary_directory: request.temporary_directory,
+                stdout_path: request.stdout_path,
+                stderr_path: request.stderr_path,
+                timeout: request.timeout,
+            },
+            memory,
+            opened: None,
+        })
+    }
+
+    /// Opens its directories below `build` and makes its output files, unless
+    /// that was done before.
+    pub(crate) fn open(&mut self, build: BorrowedFd<'_>, plan: &Plan) -> Result<(), Rejection> {
+        if self.opened.is_none() {
+            self.opened = Some(Opened::new(&self.directions, build, plan)?);
+        }
+        Ok(())
+    }
+
+    /// The descriptors that a sandbox is given, in its order; of what is opened.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut descriptors = vec![self.memory.as_fd()];
+        if let Some(opened) = &self.opened {
+            descriptors.extend([&opened.stdout, &opened.stderr, &opened.input].map(AsFd::as_fd));
+            descriptors.extend(opened.temporary.as_ref().map(AsFd::as_fd));
+        }
+        descriptors
+    }
+
+    /// What is left of it when a sandbox has it.
+    pub(crate) fn handed(self) -> (Directions, Option<MountPoints>) {
+        let mount_points = self.opened.and_then(|opened| opened.mount_points);
+        (self.directions, mount_points)
+    }
+}
+
+impl Opened {
+    fn new(of: &Directions, build: BorrowedFd<'_>, plan: &Plan) -> Result<Self, Rejection> {
+        let (root, input) = directory(build, "input root directory", &of.input_root_directory)?;
+        let temporary = match &of.temporary_directory[..] {
+            b"" => None,
+            path => Some(directory(build, "temporary directory", path)?.1),
+        };
+        let mount_points = match plan.root {
+            Root::Host => None,
+            Root::Input => Some(MountPoints::make(root)?),
+        };
+        Ok(Self {
+            input,
+            temporary,
+            stdout: output(build, "stdout path", &of.stdout_path, plan.host_ids)?,
+            stderr: output(build, "stderr path", &of.stderr_path, plan.host_ids)?,
+            mount_points,
+        })
+    }
+}
+
+/// Mount points that were made in an input root. Dropping it removes them, so that
+/// they are not taken for outputs: when no sandbox has anything there any more.
+#[derive(Debug)]
+pub(crate) struct MountPoints {
+    root: OwnedFd,
+    made: Vec<&'static CStr>,
+}
+
+impl MountPoints {
+    fn make(root: OwnedFd) -> Result<Self, Rejection> {
+        let mut points = Self {
+            root,
+            made: Vec::new(),
+        };
+        for name in MOUNT_POINTS {
+            let reject = |errno| {
+                let name = name.to_string_lossy();
+                Rejection::new("make a mount point in the input root", name, errno)
+            };
+            match mkdirat(&points.root, name, Mode::from_bits_truncate(0o755)) {
+                Ok(()) => points.made.push(name),
+                Err(Errno::EEXIST) => {
+                    let there = fstatat(&points.root, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+                    if there.map_err(reject)?.st_mode & libc::S_IFMT != libc::S_IFDIR {
+                        let name = name.to_string_lossy();
+                        return Err(Rejection::of_command(
+                            "find a directory in the input root",
+                            &name,
+                            Errno::ENOTDIR,
+                        ));
+                    }
+                }
+                Err(errno) => return Err(reject(errno)),
+            }
+        }
+        Ok(points)
+    }
+}
+
+impl Drop for MountPoints {
+    fn drop(&mut self) {
+        for name in &self.made {
+            // A command cannot have put anything there; should something be
+            // there nevertheless, it stays.
+            let _ = unlinkat(&self.root, *name, UnlinkatFlags::RemoveDir);
+        }
+    }
+}
+
+fn relative(what: &'static str, path: &[u8]) -> Result<Relative, Rejection> {
+    Relative::new(path).map_err(|errno| Rejection::new(what, text(path), errno))
+}
+
+/// Opens a directory, and makes a detached mount of it: the sandbox's uid
+/// could not traverse a private directory above it.
+fn directory(
+    build: BorrowedFd<'_>,
+    what: &'static str,
+    path: &[u8],
+) -> Result<(OwnedFd, OwnedFd), Rejection> {
+    let reject = |errno| Rejection::new(what, text(path), errno);
+    let directory = paths::open_directory(build, &relative(what, path)?).map_err(reject)?;
+    let tree = sys::clone_tree(directory.as_fd(), c"").map_err(reject)?;
+    let attributes = sys::NO_SUID | sys::NO_DEV;
+    sys::mount_setattr(tree.as_fd(), attributes, libc::MS_PRIVATE, true).map_err(reject)?;
+    Ok((directory, tree))
+}
+
+fn output(
+    build: BorrowedFd<'_>,
+    what: &'static str,
+    path: &[u8],
+    ids: HostIds,
+) -> Result<OwnedFd, Rejection> {
+    let relative = relative(what, path)?;
+    paths::open_output(build, &relative, ids)
+        .map_err(|errno| Rejection::new(what, text(path), errno))
+}
+
+#[cfg(test)]
+#[path = "order_tests.rs"]
+mod tests;

@@ -1,0 +1,101 @@
+use std::io::Write;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::Pid;
+
+use super::*;
+use crate::policy::HostIds;
+use crate::sandbox::{NotRun, Sandbox, State};
+
+fn order(id: u64, request: &RunRequest) -> Result<Order, Rejection> {
+    let bytes = request.encode().unwrap();
+    let memory = memfd_create(c"order", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    let mut file = std::fs::File::from(memory);
+    file.write_all(&bytes).unwrap();
+    let seals = crate::client::required_seals();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+    Order::new(id, bytes.len() as u64, file.into())
+}
+
+fn request(stdout: &str, stderr: &str) -> RunRequest {
+    RunRequest {
+        arguments: vec![b"true".to_vec()],
+        input_root_directory: b"root".to_vec(),
+        stdout_path: stdout.into(),
+        stderr_path: stderr.into(),
+        ..RunRequest::default()
+    }
+}
+
+#[test]
+fn output_files_are_one_run_s_alone() {
+    let directions = |stdout, stderr| order(1, &request(stdout, stderr)).unwrap().directions;
+    let one = directions("a", "b");
+    for (stdout, stderr, shared) in [("a", "c", true), ("c", "a", true), ("c", "d", false)] {
+        let other = directions(stdout, stderr);
+        assert_eq!(one.share_outputs(&other), shared, "{stdout} {stderr}");
+    }
+    let rejection = order(1, &request("a", "a")).unwrap_err();
+    assert_eq!(rejection.errno, Errno::EEXIST);
+}
+
+/// What a plain launcher cannot open a second time: its outputs must not exist.
+#[test]
+fn an_order_whose_sandbox_died_goes_to_another() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP an_order_whose_sandbox_died_goes_to_another: detached mounts need root");
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("sandbox-order-{}", std::process::id()));
+    std::fs::create_dir_all(directory.join("root")).unwrap();
+    let build = std::fs::File::open(&directory).unwrap();
+    let plan = Plan {
+        start: Vec::new(),
+        prepare: Vec::new(),
+        request: Vec::new(),
+        command: Vec::new(),
+        protections: Vec::new(),
+        root: Root::Input,
+        host_ids: HostIds::SameUser,
+        inner_id: 0,
+    };
+    let sandbox = || {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let sandbox = Sandbox {
+            state: State::Ready,
+            pid: Pid::from_raw(0),
+            pidfd: build.try_clone().unwrap().into(),
+            channel: ours,
+            host_id: 0,
+            last: None,
+            silent: false,
+        };
+        (sandbox, theirs)
+    };
+    let (mut dead, gone) = sandbox();
+    drop(gone);
+    let order = order(7, &request("stdout", "stderr")).unwrap();
+    let Err(NotRun::Dead(order)) = dead.run(build.as_fd(), &plan, order) else {
+        panic!("a dead sandbox took an order");
+    };
+    let (mut alive, init) = sandbox();
+    assert!(alive.run(build.as_fd(), &plan, order).is_ok());
+    let datagram = crate::client::receive_datagram(init.as_fd())
+        .unwrap()
+        .unwrap();
+    assert_eq!(datagram.descriptors.len(), 4);
+    assert!(matches!(&alive.state, State::Running(running) if running.id == 7));
+    // The mount points stay as long as the run.
+    assert!(directory.join("root/proc").exists());
+    drop(alive);
+    assert!(!directory.join("root/proc").exists());
+    std::fs::remove_dir_all(&directory).unwrap();
+}
