@@ -272,8 +272,9 @@ impl FileCache {
             other => return classify(other),
         }
         tracing::debug!(file, "out of links, continuing with a fresh inode");
+        let from = self.open_cached(&file)?;
         let mut fresh = self.incoming().map_err(LinkError::Errno)?;
-        copy_into(&self.directory, &file, &mut fresh.file)?;
+        copy_into(from, &mut fresh.file)?;
         fresh.replace(key).map_err(LinkError::Errno)?;
         classify(self.link_once(&file, directory, name))
     }
@@ -295,9 +296,17 @@ impl FileCache {
     /// # Errors
     /// See [`LinkError`].
     pub fn copy(&self, key: &Key, directory: BorrowedFd<'_>, name: &str) -> Result<(), LinkError> {
+        // First, so that nothing is in the way of another attempt when it is gone.
+        let from = self.open_cached(&key.file_name())?;
         let mut file = create(directory, name).map_err(LinkError::Errno)?;
-        copy_into(&self.directory, &key.file_name(), &mut file)?;
+        copy_into(from, &mut file)?;
         finish(&file, key.mode()).map_err(LinkError::Errno)
+    }
+
+    fn open_cached(&self, file: &str) -> Result<File, LinkError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let opened = openat(&self.directory, file, flags, Mode::empty()).map(File::from);
+        classify(opened)
     }
 
     /// Creates a file aside, to become a cached one.
@@ -341,7 +350,7 @@ impl FileCache {
     }
 }
 
-fn classify(result: Result<(), Errno>) -> Result<(), LinkError> {
+fn classify<T>(result: Result<T, Errno>) -> Result<T, LinkError> {
     result.map_err(|errno| match errno {
         Errno::ENOENT => LinkError::Vanished,
         other => LinkError::Errno(other),
@@ -354,13 +363,8 @@ fn create(directory: BorrowedFd<'_>, name: &str) -> Result<File, Errno> {
     openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
 }
 
-fn copy_into(cache: &OwnedFd, file: &str, to: &mut File) -> Result<(), LinkError> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let from = match openat(cache, file, flags, Mode::empty()) {
-        Err(Errno::ENOENT) => return Err(LinkError::Vanished),
-        other => other.map_err(LinkError::Errno)?,
-    };
-    std::io::copy(&mut File::from(from), to)
+fn copy_into(mut from: File, to: &mut File) -> Result<(), LinkError> {
+    std::io::copy(&mut from, to)
         .map(drop)
         .map_err(|error| LinkError::Errno(files::errno(&error)))
 }

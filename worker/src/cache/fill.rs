@@ -146,18 +146,27 @@ impl FileCache {
                 Err(storage::Error::NotFound(_)) => return Ok((all, vec![digest])),
                 other => other.map_err(Error::storage("fetching an input file"))?,
             };
-            let (sender, mut receiver) = mpsc::channel::<Result<Bytes, storage::Error>>(8);
+            // None comes after the natural end of the stream only.
+            let (sender, mut receiver) = mpsc::channel::<Result<Option<Bytes>, storage::Error>>(8);
             let cache = Arc::clone(self);
             let writing = tokio::task::spawn_blocking(move || {
                 let mut pins = Pins::none(&cache);
-                cache.write(&key, std::iter::from_fn(|| receiver.blocking_recv()))?;
+                let pieces = std::iter::from_fn(|| match receiver.blocking_recv() {
+                    Some(piece) => piece.transpose(),
+                    None => Some(Err(given_up())),
+                });
+                cache.write(&key, pieces)?;
                 pins.adopt(key);
                 Ok::<_, Error>(pins)
             });
-            // Should this future be dropped in the middle, the writer finds the
-            // file too short and removes it.
-            while let Some(piece) = stream.next().await {
-                if sender.send(piece).await.is_err() {
+            // Whether the bytes were right the stream says at its very end, after
+            // the last of them. Should this future be dropped before, the channel
+            // closes without the mark, and the writer removes the file even if
+            // none of its bytes is missing.
+            loop {
+                let piece = stream.next().await.transpose();
+                let last = !matches!(piece, Ok(Some(_)));
+                if sender.send(piece).await.is_err() || last {
                     break;
                 }
             }
@@ -174,8 +183,8 @@ impl FileCache {
         Ok((all, Vec::new()))
     }
 
-    /// Writes pieces whose bytes are, or will have been, verified, and publishes
-    /// the file when they make up the whole blob.
+    /// Writes pieces and publishes the file. The iterator must end, rather than
+    /// fail, only when the bytes it gave are known to be those of the key.
     fn write(
         &self,
         key: &Key,
@@ -260,6 +269,11 @@ impl FileCache {
         tracing::warn!(file = name, "cached file was damaged, fetching it anew");
         let _ = unlinkat(&self.directory, name.as_str(), UnlinkatFlags::NoRemoveDir);
     }
+}
+
+/// Why a file is not finished whose fetching was cancelled. Nobody waits for it.
+fn given_up() -> storage::Error {
+    storage::Error::Source(tonic::Status::cancelled("fetching was given up"))
 }
 
 fn check(expected: Digest, actual: Digest) -> Result<(), Error> {

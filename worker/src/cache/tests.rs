@@ -212,6 +212,41 @@ async fn when_the_fetcher_gives_up_another_takes_over() {
     drop(pins);
 }
 
+/// All bytes are there, but not yet the word that they are right.
+#[tokio::test]
+async fn a_large_file_is_not_cached_before_its_verdict() {
+    let fixture = Fixture::new(AMPLE);
+    let key = key(digest(&[1; 3 << 20]));
+    let wrong = vec![2; 3 << 20].into();
+    fixture
+        .storage
+        .blobs
+        .lock()
+        .unwrap()
+        .insert(key.digest, wrong);
+    fixture.storage.end.forget_permits(Semaphore::MAX_PERMITS);
+    let incoming = fixture.directory.path().join("cache/incoming");
+    let writing = || std::fs::read_dir(&incoming).unwrap().next().is_some();
+    let keys = [key];
+    tokio::select! {
+        _ = fixture.acquire(&keys) => panic!("there is no verdict"),
+        () = fixture.storage.at_end.notified() => {}
+    }
+    // The action is cancelled; its writer ends by itself.
+    while writing() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!fixture.cached(&key).exists());
+    assert_eq!(fixture.cache.usage(), (0, 0, 0));
+
+    fixture.storage.end.add_permits(1);
+    let failed = fixture.acquire(&keys).await;
+    let corrupt = |source: &storage::Error| matches!(source, storage::Error::Corrupt { .. });
+    assert!(matches!(failed, Err(Error::Storage { source, .. }) if corrupt(&source)));
+    assert!(!writing() && !fixture.cached(&key).exists());
+    assert_eq!(fixture.cache.usage(), (0, 0, 0));
+}
+
 #[tokio::test]
 async fn all_missing_blobs_are_named_and_nothing_is_fetched_for_them() {
     let fixture = Fixture::new(AMPLE);
@@ -267,6 +302,17 @@ async fn a_file_that_vanished_is_fetched_anew() {
         .await
         .unwrap();
     link("a").unwrap();
+    std::fs::remove_file(fixture.cached(&key)).unwrap();
+    let copy = |name| fixture.cache.copy(&key, fixture.target.as_fd(), name);
+    assert!(matches!(copy("b"), Err(LinkError::Vanished)));
+    let yet_more = fixture
+        .cache
+        .repair(&InstanceName::empty(), vec![key])
+        .await
+        .unwrap();
+    copy("b").unwrap();
+    assert_eq!(std::fs::read(fixture.target("b")).unwrap(), b"fleeting");
+    drop(yet_more);
     drop(pins);
     assert_eq!(fixture.cache.usage().2, 1);
     drop(more);

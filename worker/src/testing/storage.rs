@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use proto::wire::rev2::ActionResult;
 use proto::{Digest, InstanceName};
 use storage::{ActionCache, BlobStore, ByteStream, Error};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::digest;
 
@@ -23,6 +23,11 @@ pub(crate) struct FakeStorage {
     pub(crate) writes: AtomicUsize,
     /// Reads wait for a permit of this.
     pub(crate) gate: Semaphore,
+    /// Streams wait for a permit of this when all bytes are out, before they say
+    /// whether those were right.
+    pub(crate) end: Arc<Semaphore>,
+    /// Told when a stream begins to wait.
+    pub(crate) at_end: Arc<Notify>,
     /// Writes are refused while set.
     pub(crate) full: std::sync::atomic::AtomicBool,
 }
@@ -35,6 +40,8 @@ impl FakeStorage {
             reads: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            end: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            at_end: Arc::default(),
             full: false.into(),
         })
     }
@@ -90,17 +97,21 @@ impl BlobStore for FakeStorage {
         let _permit = self.gate.acquire().await.unwrap();
         let bytes = self.read_one(digest)?;
         let actual = Digest::of(digest.function(), &bytes);
-        let mut pieces: Vec<Result<Bytes, Error>> = bytes
+        let pieces: Vec<Result<Bytes, Error>> = bytes
             .chunks(100_000)
             .map(|piece| Ok(Bytes::copy_from_slice(piece)))
             .collect();
-        if actual != digest {
-            pieces.push(Err(Error::Corrupt {
+        let (end, at_end) = (Arc::clone(&self.end), Arc::clone(&self.at_end));
+        let verdict = async move {
+            at_end.notify_one();
+            drop(end.acquire().await);
+            (actual != digest).then_some(Err(Error::Corrupt {
                 expected: digest,
                 actual,
-            }));
-        }
-        Ok(futures::stream::iter(pieces).boxed())
+            }))
+        };
+        let verdict = futures::stream::once(verdict).filter_map(std::future::ready);
+        Ok(futures::stream::iter(pieces).chain(verdict).boxed())
     }
 
     async fn read_batch(
