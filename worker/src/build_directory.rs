@@ -1,8 +1,9 @@
 //! Build directories: one per action, below one directory shared with the runner.
 //!
 //! `NAME/{root,tmp,server_logs}` are made by the worker, `NAME/{stdout,stderr}`
-//! by the runner, or all of them are an earlier action's, emptied ([`Spares`]). NAME is the beginning of the action's hash, so that absolute
-//! paths that leak into outputs are the same each time; where that is taken, or
+//! by the runner, or all of them are an earlier action's, emptied
+//! ([`Spares`]). NAME is the beginning of the action's hash, so that absolute paths
+//! that leak into outputs are the same each time; where that is taken, or
 //! the result is not cached anyway, a number. Dropping a [`BuildDirectory`]
 //! moves it into `trash`, where it is emptied to be used again or removed by the
 //! [`Cleaner`].
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::renameat;
+use nix::fcntl::{RenameFlags, renameat2};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use proto::Digest;
 
@@ -73,26 +74,26 @@ impl BuildDirectories {
     /// another user and resists goes into the trash, for [`Self::clean_leftovers`].
     fn remove_leftovers(&self) -> Result<(), Errno> {
         for (name, _) in files::entries(&self.trash, usize::MAX)? {
-            if let Ok(name) = name.to_str() {
-                let _ = clean::remove(self.trash.as_fd(), name);
+            if let Ok(name) = name.into_string()
+                && clean::remove(self.trash.as_fd(), &name).is_err()
+            {
+                self.cleaner.leave(name);
             }
         }
         for (name, _) in files::entries(&self.root, usize::MAX)? {
             let Ok(name) = name.to_str() else { continue };
             if name != TRASH && clean::remove(self.root.as_fd(), name).is_err() {
-                self.discard(name)?;
+                self.cleaner.leave(self.discard(name)?);
             }
         }
         Ok(())
     }
 
-    /// Removes, with the runner's help, what could not be removed at the start.
+    /// Removes, with the help of a runner that is new, what resisted so far: at
+    /// the start, or because the runner before was away. Nothing else in the trash
+    /// is touched, for directories wait there to be used again.
     pub(crate) async fn clean_leftovers(self: Arc<Self>, runner: Arc<Runner>) -> Result<(), Error> {
-        let names = files::entries(&self.trash, usize::MAX).map_err(Error::file("read", TRASH))?;
-        for (name, _) in names {
-            let Ok(name) = name.into_string() else {
-                continue;
-            };
+        for name in self.cleaner.leftovers() {
             let place = self.cleaner.place().await?;
             self.remove(name, Arc::clone(&runner), place);
         }
@@ -103,10 +104,12 @@ impl BuildDirectories {
     fn discard(&self, name: &str) -> Result<String, Errno> {
         loop {
             let trashed = self.number();
-            match renameat(&self.root, name, &self.trash, trashed.as_str()) {
+            // An empty directory would be replaced without a word.
+            let no_replace = RenameFlags::RENAME_NOREPLACE;
+            match renameat2(&self.root, name, &self.trash, trashed.as_str(), no_replace) {
                 Ok(()) => return Ok(trashed),
                 // What an earlier run left has the name.
-                Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR | Errno::EISDIR) => {}
+                Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno),
             }
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Error;
 use crate::files::{self, Kind};
+use crate::memory::lock;
 use crate::runner::Runner;
 
 /// Directories held open while descending; deeper ones are first moved up.
@@ -28,6 +29,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Cleaner {
     places: Arc<Semaphore>,
     limit: u32,
+    leftovers: Arc<Mutex<Vec<String>>>,
 }
 
 /// The right to have a build directory, until it is removed.
@@ -41,6 +43,7 @@ impl Cleaner {
         Self {
             places: Arc::new(Semaphore::new(limit)),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            leftovers: Arc::default(),
         }
     }
 
@@ -57,10 +60,21 @@ impl Cleaner {
         drop(self.places.acquire_many(self.limit).await);
     }
 
+    /// Notes the name of what cannot be removed now.
+    pub(crate) fn leave(&self, name: String) {
+        lock(&self.leftovers).push(name);
+    }
+
+    /// The names of all that resisted so far; from here on they are the caller's.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.leftovers))
+    }
+
     /// Removes a tree in the background; `path` is what the runner calls it.
     /// Where files of another owner resist, the runner is asked to make them
-    /// removable. Outside of a runtime, as when the process ends, it is left for
-    /// the next start.
+    /// removable; where that does not help, it becomes one of [`Self::leftovers`].
+    /// Outside of a runtime, as when the process ends, it is left for the next
+    /// start.
     pub(crate) fn remove(
         &self,
         parent: OwnedFd,
@@ -72,6 +86,7 @@ impl Cleaner {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
+        let leftovers = Arc::clone(&self.leftovers);
         runtime.spawn(async move {
             let parent = Arc::new(parent);
             let mut pause = PAUSE;
@@ -86,6 +101,7 @@ impl Cleaner {
                 };
                 if attempt == ATTEMPTS {
                     tracing::error!(path, %errno, "cannot remove what an action left");
+                    lock(&leftovers).push(name.clone());
                 } else if matches!(errno, Errno::EACCES | Errno::EPERM) {
                     if let Err(error) = runner.reclaim(&path).await {
                         tracing::debug!(path, %error, "runner cannot help removing");

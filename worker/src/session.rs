@@ -78,17 +78,15 @@ impl Sessions {
         {
             return Ok(Arc::clone(session));
         }
-        let first = current.take().is_none();
+        *current = None;
         let runner = Arc::new(Runner::connect(&self.address).await?);
         let inputs = seal::probe(&self.cache, &self.builds, &runner).await?;
-        if first {
-            let leftovers = Arc::clone(&self.builds).clean_leftovers(Arc::clone(&runner));
-            tokio::spawn(async move {
-                if let Err(error) = leftovers.await {
-                    tracing::warn!(%error, "cannot remove leftovers");
-                }
-            });
-        }
+        let leftovers = Arc::clone(&self.builds).clean_leftovers(Arc::clone(&runner));
+        tokio::spawn(async move {
+            if let Err(error) = leftovers.await {
+                tracing::warn!(%error, "cannot remove leftovers");
+            }
+        });
         let session = Arc::new(Session {
             description: runner.description().map(proto::messages::pack),
             runner,
