@@ -1,5 +1,6 @@
 //! Making an input root.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(crate) enum Materialise {
 const SHARE: u64 = 1024;
 /// A few hardlinks are made sooner than handed to another thread.
 const SHORT: u64 = 8;
+/// Directories of the current path that one thread keeps open.
+const OPEN: usize = 64;
 /// How often files that vanish from the cache under the worker's eyes are
 /// fetched again before the action is given up.
 const REPAIRS: usize = 3;
@@ -151,7 +154,8 @@ async fn stretch(
     files::blocking(short, work).await?
 }
 
-/// Walks a stretch of the plan with the descriptors of the current path.
+/// Walks a stretch of the plan with the descriptors of the current path, or of
+/// its lower end where it is long.
 fn walk(
     cache: &FileCache,
     plan: &Plan,
@@ -161,21 +165,26 @@ fn walk(
     pass: Pass,
 ) -> Result<Vec<Vanished>, Error> {
     let mut vanished = Vec::new();
-    let mut path: Vec<(usize, OwnedFd)> = Vec::new();
+    let mut path: VecDeque<(usize, OwnedFd)> = VecDeque::new();
     for place in range {
         let planned = &plan.directories[place];
-        while path.last().is_some_and(|(top, _)| *top != planned.parent) {
-            path.pop();
+        while path.back().is_some_and(|(top, _)| *top != planned.parent) {
+            path.pop_back();
         }
         let shown = || shown(plan, place);
-        let directory = match (&planned.name, path.last()) {
-            (None, _) => target.input_root(),
+        if path.is_empty() && planned.name.is_some() {
+            // The stretch begins below the root, or comes back to a directory
+            // that was closed.
+            let parent = open(plan, target, planned.parent)
+                .map_err(Error::file("open input directory", shown()))?;
+            path.push_back((planned.parent, parent));
+        }
+        let directory = match (&planned.name, path.back()) {
             (Some(name), Some((_, parent))) if pass.directories => {
                 files::make_directory(parent, name.as_str(), 0o777)
             }
             (Some(name), Some((_, parent))) => files::open_directory(parent, name.as_str()),
-            // A stretch that begins below the root.
-            (Some(_), None) => open(plan, target, place),
+            _ => target.input_root(),
         }
         .map_err(Error::file("make input directory", shown()))?;
         if pass.files
@@ -206,7 +215,10 @@ fn walk(
                 ))?;
             }
         }
-        path.push((place, directory));
+        if path.len() == OPEN {
+            path.pop_front();
+        }
+        path.push_back((place, directory));
     }
     Ok(vanished)
 }

@@ -209,3 +209,40 @@ async fn a_blob_with_other_bytes_than_its_digest_says_is_never_used() {
     assert_eq!(code(&farm.execute(second).await), Code::Ok);
     farm.end().await;
 }
+
+#[tokio::test]
+async fn roots_deeper_than_the_descriptors_kept_are_made_completely() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let file = Directory {
+        files: vec![FileNode {
+            name: "f".into(),
+            digest: Some(farm.storage.put("content").to_wire()),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let leaf = farm.storage.put(file.encode_to_vec());
+    let mut below = leaf;
+    for _ in 0..150 {
+        let child = |name: &str, digest: proto::Digest| DirectoryNode {
+            name: name.into(),
+            digest: Some(digest.to_wire()),
+        };
+        // The second is made on the way back up.
+        let directory = Directory {
+            directories: vec![child("a", below), child("z", leaf)],
+            ..Default::default()
+        };
+        below = farm.storage.put(directory.encode_to_vec());
+    }
+    let script = "find . -type f | wc -l; cat a/a/z/f";
+    let response = farm
+        .execute(Input::script(script).directory_of("a", below))
+        .await;
+    let result = response.result.unwrap();
+    assert_eq!(
+        result.stdout_digest,
+        Some(digest(b"151\ncontent").to_wire())
+    );
+    farm.end().await;
+}
