@@ -144,6 +144,10 @@ impl Drop for State {
     fn drop(&mut self) {
         // Best effort: the next farm on this directory begins by removing it too.
         let _ = fs::remove_dir_all(self.run());
+        // A worker that was cut short had no time to clear up after its actions.
+        for left in fs::read_dir(self.build()).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir_all(left.path());
+        }
     }
 }
 
