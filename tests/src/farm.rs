@@ -100,6 +100,7 @@ pub struct Setup {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     directory: Option<PathBuf>,
+    listen: String,
 }
 
 impl Setup {
@@ -112,6 +113,7 @@ impl Setup {
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,
+            listen: "127.0.0.1:0".into(),
         }
     }
 
@@ -143,6 +145,13 @@ impl Setup {
         self
     }
 
+    /// Listening on this address instead of a free one.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = address.into();
+        self
+    }
+
     /// Starts it and waits until it takes work.
     ///
     /// # Panics
@@ -168,7 +177,7 @@ impl Setup {
         let log = folder.path().join("log");
         let mut command = self.who.command("hayloft-under-test", folder.path());
         command
-            .args(["up", "--listen", "127.0.0.1:0", "--slots"])
+            .args(["up", "--listen", &self.listen, "--slots"])
             .arg(self.slots.to_string())
             .arg("--dir")
             .arg(&directory)
