@@ -130,7 +130,7 @@ impl From<storage::Error> for Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let message = error.to_string();
-        match error {
+        let status = match error {
             Error::ActionMissing(digest) => proto::status::missing_blobs("action", &[digest]),
             Error::CommandMissing(digest) => proto::status::missing_blobs("command", &[digest]),
             Error::Undecodable { .. } | Error::Invalid { .. } | Error::Timeout(_) => {
@@ -150,6 +150,26 @@ impl From<Error> for Status {
             }
             Error::Storage(error) => (*error).into(),
             Error::Config { .. } | Error::Daemon(_) => Self::internal(message),
-        }
+        };
+        // Messages repeat what clients sent, and travel as headers.
+        proto::status::bounded(&status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_sent_does_not_make_a_status_longer_than_headers_may_be() {
+        let error = Error::NoWorkers {
+            just_started: false,
+            instance: String::new(),
+            platform: "x".repeat(100_000),
+            nearest: String::new(),
+        };
+        let status = Status::from(error);
+        assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+        assert!(status.message().len() < 4096, "{}", status.message().len());
     }
 }
