@@ -8,6 +8,7 @@
 //! did run, are inputs hardlinked. Everywhere else each action gets copies.
 //! Configuration has no say in it.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -18,6 +19,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use tonic::{Code, Status};
+use xattr::FileExt as _;
 
 use crate::Error;
 use crate::build_directory::{BuildDirectories, BuildDirectory};
@@ -42,6 +45,13 @@ struct Victim<'a> {
     file: std::fs::File,
 }
 
+/// What the kernel says of the throw-away file.
+struct Inode {
+    stat: FileStat,
+    /// Of its extended attributes.
+    names: Vec<OsString>,
+}
+
 impl Drop for Victim<'_> {
     fn drop(&mut self) {
         let _ = unlinkat(
@@ -55,8 +65,9 @@ impl Drop for Victim<'_> {
 /// Finds out how inputs may be given to this runner's actions.
 ///
 /// # Errors
-/// The worker's own disk fails, or the runner is away. A runner that refuses or
-/// fails to run the probe is no error: its actions get copies.
+/// The worker's own disk fails, or the runner is away or fails in a way that may
+/// pass: the probe is to be repeated. A runner that refuses to run it is no error:
+/// its actions get copies.
 pub(crate) async fn probe(
     cache: &Arc<FileCache>,
     builds: &Arc<BuildDirectories>,
@@ -86,7 +97,7 @@ pub(crate) async fn probe(
     // Nothing in this process forks, and the program is closed when this
     // returns, so that its start cannot fail with ETXTBSY.
     place_program(&root).map_err(file("write"))?;
-    let before = fstat(&victim.file).map_err(file("stat"))?;
+    let before = victim.inode().map_err(file("stat"))?;
     let how = match run(runner, &build).await {
         Ok(ALL_TRIED) => match victim.altered(&before).map_err(file("stat"))? {
             None => Materialise::Hardlink,
@@ -106,7 +117,7 @@ pub(crate) async fn probe(
             );
             Materialise::Copy
         }
-        Err(status) if Runner::is_away(&status) => return Err(Error::Runner(status)),
+        Err(status) if is_passing(&status) => return Err(Error::Runner(status)),
         Err(status) => {
             tracing::warn!(
                 %status,
@@ -120,7 +131,13 @@ pub(crate) async fn probe(
     Ok(how)
 }
 
-async fn run(runner: &Runner, build: &BuildDirectory) -> Result<i64, tonic::Status> {
+/// Whether a failure says nothing about what the runner's actions can do.
+fn is_passing(status: &Status) -> bool {
+    let passing = [Code::Internal, Code::ResourceExhausted, Code::Unavailable];
+    Runner::is_away(status) || passing.contains(&status.code())
+}
+
+async fn run(runner: &Runner, build: &BuildDirectory) -> Result<i64, Status> {
     let command = Command {
         arguments: vec!["./probe".into()],
         environment: std::collections::HashMap::new(),
@@ -161,9 +178,26 @@ impl<'a> Victim<'a> {
         Ok(victim)
     }
 
+    fn inode(&self) -> Result<Inode, Errno> {
+        let names = match self.file.list_xattr() {
+            Ok(names) => names.collect(),
+            // A file system without extended attributes has none.
+            Err(error) => match files::errno(&error) {
+                Errno::EOPNOTSUPP => Vec::new(),
+                errno => return Err(errno),
+            },
+        };
+        Ok(Inode {
+            stat: fstat(&self.file)?,
+            names,
+        })
+    }
+
     /// What about the inode is not as it was.
-    fn altered(&self, before: &FileStat) -> Result<Option<&'static str>, Errno> {
-        let after = fstat(&self.file)?;
+    fn altered(&self, before: &Inode) -> Result<Option<&'static str>, Errno> {
+        let Inode { stat: after, names } = self.inode()?;
+        let same_names = names == before.names;
+        let before = &before.stat;
         let mut bytes = vec![0; CONTENT.len() + 1];
         let read = self
             .file
@@ -180,6 +214,7 @@ impl<'a> Victim<'a> {
                 (after.st_mtime, after.st_mtime_nsec) == (before.st_mtime, before.st_mtime_nsec),
             ),
             ("links", after.st_nlink == before.st_nlink),
+            ("extended attributes", same_names),
         ];
         Ok(same
             .into_iter()

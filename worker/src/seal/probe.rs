@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Agreed with `seal.rs`.
+/// Agreed with `seal/mod.rs`.
 const ALL_TRIED: i32 = 42;
 
 fn main() {
@@ -17,7 +17,11 @@ fn main() {
     let _ = std::fs::hard_link(victim, "linked");
     for name in [victim, "linked"] {
         let _ = std::fs::set_permissions(name, Permissions::from_mode(0o666));
-        let _ = chown(name, Some(0), Some(0));
+        // Whoever owns it, one of these is somebody else.
+        for id in [0, 1] {
+            let _ = chown(name, Some(id), None);
+            let _ = chown(name, None, Some(id));
+        }
         if let Ok(mut file) = OpenOptions::new().append(true).open(name) {
             let _ = file.write_all(b"spoiled");
         }

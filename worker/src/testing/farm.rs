@@ -164,6 +164,7 @@ fn start_runner(directory: &Path, manners: Manners) -> tokio::runtime::Runtime {
     let runner = FakeRunner {
         build_directory: directory.join("build"),
         manners,
+        refused: Arc::default(),
     };
     let server = Server::builder()
         .add_service(RunnerServer::new(runner.clone()))

@@ -3,21 +3,27 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proto::wire::runner::runner_server::Runner;
 use proto::wire::runner::{CheckReadinessRequest, RunRequest, RunResponse};
 use proto::wire::runner_extension::runner_extension_server::RunnerExtension;
 use proto::wire::runner_extension::{self as extension, DescribeResponse, ReclaimRequest};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// How a runner treats commands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Manners {
     /// The user that commands run as; the test's own when absent.
     pub(crate) uid: Option<u32>,
-    /// Answers INVALID_ARGUMENT to every command.
-    pub(crate) refuses: bool,
+    /// Answers this to the worker's probe of the seal: INVALID_ARGUMENT always,
+    /// what may pass once.
+    pub(crate) refuses: Option<Code>,
+    /// Says that it has uids of its own, and takes standard output and error
+    /// where they are there already.
+    pub(crate) own_uids: bool,
     /// Does not offer hayloft.runner.v1.
     pub(crate) plain: bool,
 }
@@ -27,6 +33,8 @@ pub(crate) struct Manners {
 pub(crate) struct FakeRunner {
     pub(crate) build_directory: PathBuf,
     pub(crate) manners: Manners,
+    /// Whether the probe was refused before.
+    pub(crate) refused: Arc<AtomicBool>,
 }
 
 impl FakeRunner {
@@ -35,13 +43,20 @@ impl FakeRunner {
         request: RunRequest,
         timeout: Option<Duration>,
     ) -> Result<Option<ExitStatus>, Status> {
-        if self.manners.refuses {
-            return Err(Status::invalid_argument("cannot find executable"));
+        if let Some(code) = self.manners.refuses
+            && request.arguments == ["./probe"]
+            && (code == Code::InvalidArgument || !self.refused.swap(true, Ordering::SeqCst))
+        {
+            return Err(Status::new(code, "cannot find executable"));
         }
         let path = |relative: &str| self.build_directory.join(relative);
         let failed = |error: std::io::Error| Status::invalid_argument(error.to_string());
-        let stdout = File::create_new(path(&request.stdout_path)).map_err(failed)?;
-        let stderr = File::create_new(path(&request.stderr_path)).map_err(failed)?;
+        let create = |relative: &str| match self.manners.own_uids {
+            true => File::create(path(relative)).map_err(failed),
+            false => File::create_new(path(relative)).map_err(failed),
+        };
+        let stdout = create(&request.stdout_path)?;
+        let stderr = create(&request.stderr_path)?;
         let (program, arguments) = request
             .arguments
             .split_first()
@@ -105,7 +120,10 @@ impl RunnerExtension for FakeRunner {
         if self.manners.plain {
             return Err(Status::unimplemented("plain"));
         }
-        Ok(Response::new(DescribeResponse::default()))
+        Ok(Response::new(DescribeResponse {
+            own_uids: self.manners.own_uids,
+            ..Default::default()
+        }))
     }
 
     async fn run(

@@ -8,7 +8,8 @@ use crate::testing::{Farm, Input, Manners, digest};
 /// A user that is not the test's own.
 const OTHER: Manners = Manners {
     uid: Some(65534),
-    refuses: false,
+    refuses: None,
+    own_uids: false,
     plain: false,
 };
 
@@ -80,21 +81,30 @@ fn check_cached(farm: &Farm) {
 
 #[tokio::test]
 async fn a_runner_that_does_not_run_the_probe_gets_no_hardlinks() {
-    let refuses = Manners {
-        refuses: true,
-        ..Manners::default()
-    };
-    let mut farm = Farm::new(refuses).await;
-    let input = Input::script("true").file(&farm.storage, "in", b"input");
-    let response = farm.execute(input).await;
-    assert_eq!(code(&response), tonic::Code::InvalidArgument);
-    assert!(
-        response
-            .status
-            .unwrap()
-            .message
-            .contains("cannot find executable")
-    );
+    if !root("a_runner_that_does_not_run_the_probe_gets_no_hardlinks") {
+        return;
+    }
+    // Its actions could not alter anything; but nobody has seen that.
+    let mut farm = Farm::new(Manners {
+        refuses: Some(tonic::Code::InvalidArgument),
+        ..OTHER
+    })
+    .await;
+    assert_eq!(links(&mut farm, "").await, "1");
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn a_probe_that_fails_in_passing_is_repeated() {
+    if !root("a_probe_that_fails_in_passing_is_repeated") {
+        return;
+    }
+    let mut farm = Farm::new(Manners {
+        refuses: Some(tonic::Code::ResourceExhausted),
+        ..OTHER
+    })
+    .await;
+    assert_eq!(links(&mut farm, "").await, "2");
     farm.end().await;
 }
 
@@ -128,5 +138,54 @@ async fn what_other_users_close_off_is_opened_by_the_runner() {
         .await;
     assert_eq!(code(&response), tonic::Code::Ok, "{response:?}");
     assert!(farm.storage.get(&digest(b"secret\n")).is_some());
+    farm.end().await;
+}
+
+/// The inodes of the input roots in the trash, where emptied directories wait.
+fn waiting(farm: &Farm) -> Vec<u64> {
+    // The worker makes it when it starts.
+    let entries = std::fs::read_dir(farm.path("build/trash"));
+    let roots = entries.into_iter().flatten();
+    let roots = roots.map(|entry| entry.unwrap().path().join("root"));
+    let inodes = roots.filter_map(|root| root.metadata().ok());
+    inodes.map(|metadata| metadata.ino()).collect()
+}
+
+/// Runs actions until one is given a directory that was waiting.
+async fn used_again(farm: &mut Farm, salt: &str) -> bool {
+    // A directory is emptied beside the next actions.
+    for round in 0..100 {
+        let waiting = waiting(farm);
+        let script =
+            format!("ls -A . $TMPDIR; stat -c %i .; echo {salt}{round} > left; mkdir $TMPDIR/left");
+        let result = farm.execute(Input::script(&script)).await.result.unwrap();
+        let stdout = result.stdout_digest.as_ref();
+        let stdout = proto::Digest::from_wire(proto::DigestFunction::Sha256, stdout).unwrap();
+        let bytes = farm.storage.get(&stdout).unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        assert!(!text.contains("left"), "{text}");
+        let inode = text.lines().last().unwrap().parse().unwrap();
+        if waiting.contains(&inode) {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test]
+async fn emptied_directories_are_used_again_and_outlive_the_session() {
+    if !root("emptied_directories_are_used_again_and_outlive_the_session") {
+        return;
+    }
+    let own_uids = Manners {
+        own_uids: true,
+        ..OTHER
+    };
+    let mut farm = Farm::new(own_uids).await;
+    assert!(used_again(&mut farm, "first").await);
+    farm.kill_runner();
+    farm.start_runner(own_uids);
+    assert_eq!(links(&mut farm, "second").await, "2");
+    assert!(used_again(&mut farm, "third").await);
     farm.end().await;
 }
