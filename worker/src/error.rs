@@ -7,6 +7,10 @@ use proto::instance_name::InstanceNameError;
 use proto::path::PathError;
 use tonic::{Code, Status};
 
+/// How many missing blobs a status lists: more would make a message that peers do
+/// not take. The client hears of the others when it has uploaded these.
+const MAXIMUM_MISSING: usize = 10_000;
+
 /// A failure of an action or of the worker itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -174,7 +178,15 @@ impl From<tokio::task::JoinError> for Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let code = match &error {
-            Error::Missing { what, blobs } => return proto::status::missing_blobs(what, blobs),
+            Error::Missing { what, blobs } => {
+                return match blobs.get(..MAXIMUM_MISSING) {
+                    Some(first) if first.len() < blobs.len() => {
+                        let what = format!("{what} (the first of {})", blobs.len());
+                        proto::status::missing_blobs(&what, first)
+                    }
+                    _ => proto::status::missing_blobs(what, blobs),
+                };
+            }
             Error::Runner(status) => {
                 return Self::with_details(
                     status.code(),
@@ -231,6 +243,22 @@ mod tests {
         assert_eq!(status(Errno::ENOSPC).code(), Code::ResourceExhausted);
         assert_eq!(status(Errno::EIO).code(), Code::Internal);
         assert_eq!(status(Errno::EIO).message(), "write x: EIO: I/O error");
+    }
+
+    #[test]
+    fn no_more_missing_blobs_are_listed_than_peers_take() {
+        use tonic_types::StatusExt as _;
+        let digest = Digest::of(proto::DigestFunction::Sha256, b"x");
+        for (count, listed) in [(2, 2), (10_000, 10_000), (10_001, 10_000)] {
+            let status = Status::from(Error::Missing {
+                what: "input file",
+                blobs: vec![digest; count],
+            });
+            let details = status.get_details_precondition_failure().unwrap();
+            assert_eq!(details.violations.len(), listed);
+            let told = status.message().contains("the first of 10001");
+            assert_eq!(told, count > listed, "{}", status.message());
+        }
     }
 
     #[test]

@@ -4,9 +4,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Parser;
-use daemon::Shutdown;
 
 /// Fetches inputs, has a runner run commands, stores outputs.
 #[derive(Parser)]
@@ -20,10 +18,5 @@ fn main() -> anyhow::Result<()> {
     daemon::start();
     let arguments = Arguments::parse();
     let config = daemon::config::load(&arguments.config)?;
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")?
-        .block_on(async { worker::run(config, Shutdown::on_signals()?).await })?;
-    Ok(())
+    daemon::run(async |shutdown| Ok(worker::run(config, shutdown).await?))
 }

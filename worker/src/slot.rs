@@ -13,7 +13,11 @@
 //! calls run beside it and never hold it up: what changes while a call is under
 //! way is told by the next. Stages that last no longer than [`COALESCE`] are not
 //! told at all, so that a short action costs one call. The call that reports a
-//! result is repeated until the scheduler has it.
+//! result is repeated until the scheduler has it, or refuses it: then a short
+//! response takes its place, once.
+//!
+//! A slot that is told to stop asks for no more work. What it is told to execute
+//! all the same it executes, for the scheduler counts on it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -40,8 +44,19 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Later pauses are uniform up to this, as Buildbarn's worker does, so that a
 /// farm's workers do not come back all at once.
 const LATER_RETRY: Duration = Duration::from_secs(5);
-/// A call about an action that executes is answered at once.
+/// A call that asks for no work is answered at once.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long a call that asks for work may be held. A connection of which nothing
+/// is heard any more is noticed by this at the latest.
+const LONG_POLL: Duration = Duration::from_secs(300);
+/// Between two calls about an action that executes.
+const BUSY_PAUSE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30);
+/// How long an action that was handed out waits for a runner that went away while
+/// there was no work.
+const RECONNECT: Duration = Duration::from_secs(2);
+/// How long a stopping slot without a result tries to take its leave.
+const LEAVE: Duration = Duration::from_secs(2);
 /// How long a stopping slot tries to deliver its result: as long as schedulers
 /// remember a worker that has gone silent.
 const DELIVERY: Duration = Duration::from_secs(60);
@@ -77,6 +92,7 @@ impl Slot {
         let mut retries = BackOff::default();
         let mut deadline: Option<Instant> = None;
         let mut doubtful = false;
+        let mut replaced = false;
         loop {
             let stopping = shutdown.is_cancelled();
             // A result is delivered at once, but with no wish for more work while
@@ -100,7 +116,7 @@ impl Slot {
             }
             // A call that may bring work is given up when the worker is told to
             // stop, and made again as one that may not.
-            let call = self.scheduler.synchronize(&state, stopping || busy);
+            let call = self.call(&state, stopping || busy);
             let answer = if stopping {
                 call.await
             } else {
@@ -112,9 +128,15 @@ impl Slot {
             let reply = match answer {
                 Ok(reply) => reply,
                 Err(status) => {
+                    if result && is_refusal(&status) {
+                        state = give_way(state, &status, replaced);
+                        replaced = true;
+                        continue;
+                    }
                     if stopping {
-                        let end = *deadline.get_or_insert_with(|| Instant::now() + DELIVERY);
-                        if matches!(state, State::Idle) || Instant::now() >= end {
+                        let patience = if result { DELIVERY } else { LEAVE };
+                        let end = *deadline.get_or_insert_with(|| Instant::now() + patience);
+                        if Instant::now() >= end || !(result || is_held(&status)) {
                             tracing::warn!(%status, "scheduler is away, leaving without telling");
                             return;
                         }
@@ -124,19 +146,18 @@ impl Slot {
                 }
             };
             retries = BackOff::default();
-            let told = std::mem::replace(&mut state, State::Idle);
+            replaced = false;
+            state = State::Idle;
             match reply.desired {
-                Desired::Execute(executing) if !stopping && !busy => {
+                Desired::Execute(executing) => {
                     (state, doubtful) = self.work(*executing).await;
+                    deadline = None;
                 }
                 _ if stopping => return,
-                // After a result an answer without desire would be none; asking
-                // again is right in any case.
-                Desired::Unchanged | Desired::Execute(_) => {}
-                Desired::Idle => {
-                    if !matches!(told, State::Completed(..)) {
-                        let _ = timeout(reply.pause, shutdown.cancelled()).await;
-                    }
+                // The scheduler has the result; asking again is right in any case.
+                Desired::Unchanged | Desired::Idle if result => {}
+                Desired::Unchanged | Desired::Idle => {
+                    let _ = timeout(reply.pause, shutdown.cancelled()).await;
                 }
             }
         }
@@ -145,7 +166,7 @@ impl Slot {
     /// Pauses after a failed call.
     async fn wait(&self, status: &Status, retries: &mut BackOff, shutdown: &Shutdown) {
         let stopping = shutdown.is_cancelled();
-        let pause = if stopping && status.code() == Code::ResourceExhausted {
+        let pause = if stopping && is_held(status) {
             // The scheduler has not yet noticed that the call before this one
             // was given up.
             FIRST_RETRY
@@ -181,7 +202,7 @@ impl Slot {
                 Ok(task) => task,
                 Err(error) => return (refusal(digest, error), false),
             };
-            let session = match self.sessions.get().await {
+            let session = match self.session().await {
                 Ok(session) => session,
                 Err(error) => return (refusal(digest, error), true),
             };
@@ -247,9 +268,38 @@ impl Slot {
     }
 
     async fn tell(&self, state: State) -> Result<Reply, Status> {
-        timeout(ANSWER, self.scheduler.synchronize(&state, false))
-            .await
-            .unwrap_or_else(|_| Err(Status::unavailable("the scheduler does not answer")))
+        self.call(&state, false).await
+    }
+
+    /// One call, for as long as its answer may take.
+    async fn call(&self, state: &State, prefer_being_idle: bool) -> Result<Reply, Status> {
+        let held = !prefer_being_idle && !matches!(state, State::Executing(..));
+        let limit = if held { LONG_POLL } else { ANSWER };
+        let call = self.scheduler.synchronize(state, prefer_being_idle);
+        match timeout(limit, call).await {
+            Ok(answer) => answer,
+            // There may just have been no work.
+            Err(_) if held && matches!(state, State::Idle) => Ok(Reply {
+                pause: Duration::ZERO,
+                desired: Desired::Unchanged,
+            }),
+            Err(_) => Err(Status::unavailable("the scheduler does not answer")),
+        }
+    }
+
+    /// The session for an action that is handed out. That the runner is gone may
+    /// have gone unnoticed, and it may be back in a moment.
+    async fn session(&self) -> Result<Arc<Session>, Error> {
+        let end = Instant::now() + RECONNECT;
+        loop {
+            match self.sessions.get().await {
+                Err(error) if Instant::now() < end => {
+                    tracing::debug!(%error, "waiting for the runner");
+                    sleep(FIRST_RETRY).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// How long until the next call, or what ends this execution.
@@ -267,9 +317,10 @@ impl Slot {
             }
         };
         *retries = BackOff::default();
+        let pause = reply.pause.clamp(*BUSY_PAUSE.start(), *BUSY_PAUSE.end());
         match reply.desired {
-            Desired::Unchanged => Ok(reply.pause),
-            Desired::Execute(other) if other.action_digest == *digest => Ok(reply.pause),
+            Desired::Unchanged => Ok(pause),
+            Desired::Execute(other) if other.action_digest == *digest => Ok(pause),
             Desired::Execute(other) => Err(Outcome::Other(other)),
             Desired::Idle => Err(Outcome::Idle),
         }
@@ -283,6 +334,43 @@ enum Outcome {
     Idle,
     /// The scheduler wants another one instead.
     Other(Box<Executing>),
+}
+
+/// Whether the scheduler is still holding a call of this slot that was given up:
+/// our scheduler's answer to another one, until it notices.
+fn is_held(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && status.message().contains("is being held already")
+}
+
+/// Whether the scheduler, rather than the way to it, turns a result down, so that
+/// it would do so for ever: it is too large, say.
+fn is_refusal(status: &Status) -> bool {
+    let passing = [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded];
+    // A status with a source was made on this side, of a failed connection.
+    let sent = std::error::Error::source(status).is_none();
+    sent && !passing.contains(&status.code()) && !is_held(status)
+}
+
+/// What to tell instead of a result that is refused: a short one, or nothing
+/// where that was refused as well.
+fn give_way(state: State, refusal: &Status, replaced: bool) -> State {
+    let (code, message) = (refusal.code(), refusal.message());
+    tracing::error!(?code, message, replaced, "scheduler refuses a result");
+    let State::Completed(digest, _) = state else {
+        return State::Idle;
+    };
+    if replaced {
+        return State::Idle;
+    }
+    let status = proto::status::new(
+        Code::ResourceExhausted,
+        format!("the scheduler does not take the action's result: {code:?}: {message}"),
+    );
+    let response = ExecuteResponse {
+        status: Some(proto::status::to_wire(&status)),
+        ..Default::default()
+    };
+    State::Completed(digest, Box::new(response))
 }
 
 /// The response to an action that cannot be begun.

@@ -12,7 +12,7 @@ use proto::wire::remoteworker::{
 };
 use proto::wire::rev2::ExecuteResponse;
 use tokio::sync::{Notify, mpsc};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Hands out what is queued, and passes on what the worker says.
 pub(crate) struct FakeScheduler {
@@ -24,6 +24,10 @@ pub(crate) struct FakeScheduler {
     pub(crate) instead: Mutex<VecDeque<WorkerState>>,
     /// Calls to refuse.
     pub(crate) refuse: Mutex<usize>,
+    /// Codes with which to refuse results.
+    pub(crate) refuse_results: Mutex<VecDeque<Code>>,
+    /// What to hand out to a worker that prefers being idle.
+    pub(crate) insist: Mutex<Option<Executing>>,
 }
 
 impl FakeScheduler {
@@ -38,6 +42,8 @@ impl FakeScheduler {
             heard,
             instead: Mutex::default(),
             refuse: Mutex::new(0),
+            refuse_results: Mutex::default(),
+            insist: Mutex::default(),
         })
     }
 
@@ -92,6 +98,9 @@ impl OperationQueue for FakeScheduler {
                     Some(ExecutionState::Running(())) => "running",
                     Some(ExecutionState::UploadingOutputs(())) => "uploading outputs",
                     Some(ExecutionState::Completed(response)) => {
+                        if let Some(code) = self.refuse_results.lock().unwrap().pop_front() {
+                            return Err(Status::new(code, "too large"));
+                        }
                         let _ = self.completed.send(response.clone());
                         "completed"
                     }
@@ -109,6 +118,10 @@ impl OperationQueue for FakeScheduler {
             return Ok(answer(instead, Duration::from_secs(10)));
         }
         if request.prefer_being_idle {
+            if let Some(task) = self.insist.lock().unwrap().take() {
+                let executing = WorkerState::Executing(task);
+                return Ok(answer(Some(executing), Duration::from_secs(10)));
+            }
             return Ok(answer(Some(WorkerState::Idle(())), Duration::ZERO));
         }
         let task = self.next().await;

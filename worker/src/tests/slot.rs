@@ -41,14 +41,29 @@ async fn stages_that_last_are_told() {
 #[tokio::test]
 async fn an_action_that_is_no_longer_wanted_is_killed_and_cleaned() {
     let mut farm = Farm::new(Manners::default()).await;
-    let task = Input::script("while :; do :; done").store(&farm.storage);
+    let path = farm.path("pid");
+    let shown = path.display();
+    let script = format!("echo $$ > {shown}.new; mv {shown}.new {shown}; while :; do :; done");
+    let task = Input::script(&script).store(&farm.storage);
+    farm.scheduler.hand_out(task);
+    let pid = loop {
+        match std::fs::read_to_string(&path) {
+            Ok(pid) => break pid,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let process = std::path::Path::new("/proc").join(pid.trim()).join("exe");
+    assert!(process.read_link().is_ok());
     let idle = WorkerState::Idle(());
     farm.scheduler.instead.lock().unwrap().push_back(idle);
-    farm.scheduler.hand_out(task);
     // Nothing is reported of it, and the next one is taken.
     let response = farm.execute(Input::script("echo next")).await;
     let stdout = response.result.unwrap().stdout_digest;
     assert_eq!(stdout, Some(digest(b"next\n").to_wire()));
+    // The link of a process that is dead leads nowhere, reaped or not.
+    while process.read_link().is_ok() {
+        tokio::task::yield_now().await;
+    }
     farm.end().await;
 }
 
@@ -79,6 +94,40 @@ async fn a_worker_told_to_stop_finishes_delivers_and_leaves() {
     let stdout = response.result.unwrap().stdout_digest;
     assert_eq!(stdout, Some(digest(b"done\n").to_wire()));
     while farm.heard.recv().await.unwrap() != "completed, prefers being idle" {}
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_told_to_stop_executes_what_it_is_told_to_all_the_same() {
+    let mut farm = Farm::new(Manners::default()).await;
+    while farm.heard.recv().await.unwrap() != "idle" {}
+    let task = Input::script("echo last").store(&farm.storage);
+    *farm.scheduler.insist.lock().unwrap() = Some(task);
+    farm.shutdown.cancel();
+    let response = farm.completed().await;
+    let stdout = response.result.unwrap().stdout_digest;
+    assert_eq!(stdout, Some(digest(b"last\n").to_wire()));
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn a_result_that_is_refused_gives_way_to_a_short_one_and_then_to_none() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let refuse = |farm: &Farm, codes: &[Code]| {
+        farm.scheduler.refuse_results.lock().unwrap().extend(codes);
+    };
+    refuse(&farm, &[Code::Unavailable, Code::OutOfRange]);
+    let response = farm.execute(Input::script("echo long")).await;
+    assert_eq!(code(&response), Code::ResourceExhausted);
+    let message = response.status.unwrap().message;
+    assert!(message.contains("too large"), "{message}");
+    assert_eq!(response.result, None);
+    refuse(&farm, &[Code::OutOfRange; 2]);
+    let lost = Input::script("echo lost").store(&farm.storage);
+    farm.scheduler.hand_out(lost);
+    let response = farm.execute(Input::script("echo next")).await;
+    let stdout = response.result.unwrap().stdout_digest;
+    assert_eq!(stdout, Some(digest(b"next\n").to_wire()));
     farm.end().await;
 }
 
