@@ -1,6 +1,6 @@
 //! Paths of requests, resolved below the build directory.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -82,7 +82,7 @@ pub(crate) fn open_output(
         | OFlag::O_NONBLOCK
         | OFlag::O_CLOEXEC;
     let file = match openat(parent.as_fd(), name.as_c_str(), flags, Mode::empty()) {
-        Err(Errno::ENOENT) => return create_file(base, path),
+        Err(Errno::ENOENT) => return create_in(parent.as_fd(), &name),
         // A pipe that nobody reads, a directory.
         Err(Errno::ENXIO | Errno::EISDIR) => return Err(Errno::EEXIST),
         other => other?,
@@ -102,10 +102,13 @@ pub(crate) fn open_output(
 /// Creates a file that does not exist, for appending.
 pub(crate) fn create_file(base: BorrowedFd<'_>, path: &Relative) -> nix::Result<OwnedFd> {
     let (parent, name) = path.split_last()?;
-    let parent = open_directory(base, &parent)?;
+    create_in(open_directory(base, &parent)?.as_fd(), &name)
+}
+
+fn create_in(parent: BorrowedFd<'_>, name: &CStr) -> nix::Result<OwnedFd> {
     openat(
-        parent.as_fd(),
-        name.as_c_str(),
+        parent,
+        name,
         OFlag::O_WRONLY
             | OFlag::O_CREAT
             | OFlag::O_EXCL

@@ -47,6 +47,9 @@ const QUIET: Duration = Duration::from_millis(2);
 /// How many more sandboxes than the pool holds may be on their way out.
 const LEAVING: usize = 16;
 
+/// Replies that may wait for the service half before no more requests are taken.
+const MOST_REPLIES: usize = 1024;
+
 struct Launcher<'a> {
     shared: Shared,
     build: OwnedFd,
@@ -202,7 +205,9 @@ impl Launcher<'_> {
             self.next_deadline(Instant::now())
         };
         let mut polled = Polled::default();
-        let mut wanted = PollFlags::POLLIN;
+        let mut wanted = PollFlags::empty();
+        // Who does not take replies is not asked for more requests.
+        wanted.set(PollFlags::POLLIN, self.replies.len() < MOST_REPLIES);
         wanted.set(PollFlags::POLLOUT, !self.replies.is_empty());
         polled.add(self.socket.as_fd(), wanted, Source::Socket);
         polled.readable(self.service.pidfd.as_fd(), Source::Service);

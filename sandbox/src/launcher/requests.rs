@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Launcher, Next, failed};
+use super::{Launcher, MOST_REPLIES, Next, failed};
 use crate::client::{Datagram, receive_datagram};
 use crate::helper::Helper;
 use crate::limits::{MOST_RECLAIMS, MOST_RUNS};
@@ -25,6 +25,9 @@ impl Launcher<'_> {
     /// Takes what the service half sent; what it breaks, it is ended for.
     pub(super) fn receive(&mut self) -> Result<Next, Error> {
         for _ in 0..TURN {
+            if self.replies.len() >= MOST_REPLIES {
+                break;
+            }
             let datagram = match receive_datagram(self.socket.as_fd()) {
                 Ok(Some(datagram)) => datagram,
                 // It closed its end, or is dead: its life tells.
