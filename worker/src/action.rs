@@ -344,7 +344,8 @@ impl Executor {
         declared: &Arc<Declared>,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let collected = self.collect(task, session, build, declared).await?;
+        let mut collected = self.collect(task, session, build, declared).await?;
+        let error = collected.error.take();
         let blobs = upload::report(
             collected,
             declared,
@@ -354,7 +355,12 @@ impl Executor {
         )?;
         let services = &self.services;
         let (store, uploads) = (&services.store, &services.uploads);
-        upload::upload(store, &task.instance, uploads, build, blobs).await
+        upload::upload(store, &task.instance, uploads, build, blobs).await?;
+        // What can be reported is, and the client hears that it is not all.
+        if let Some(error) = error {
+            report.fail(error);
+        }
+        Ok(())
     }
 
     /// Collects what the action left; where the worker may not read it, the
@@ -368,15 +374,11 @@ impl Executor {
     ) -> Result<Collected, Error> {
         let function = task.digest.function();
         let limit = self.services.maximum_output_entries;
-        match outputs::collect(build, declared, function, limit).await {
-            Err(error @ Error::Denied { .. }) => {
-                if session.runner.reclaim(build.name()).await.is_err() {
-                    return Err(error);
-                }
-                outputs::collect(build, declared, function, limit).await
-            }
-            other => other,
+        let collected = outputs::collect(build, declared, function, limit).await?;
+        if collected.denied && session.runner.reclaim(build.name()).await.is_ok() {
+            return outputs::collect(build, declared, function, limit).await;
         }
+        Ok(collected)
     }
 
     /// Stores the result where it belongs: the action cache, if everything went

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use proto::{Digest, DigestFunction, Hasher};
 
-use super::declared::{Declared, Kind};
+use super::declared::{Declared, Kind, Output};
 use super::walk::{self, Budget, FileFound, Found, Location, Thing};
 use crate::Error;
 use crate::build_directory::BuildDirectory;
@@ -55,6 +55,10 @@ pub(crate) struct Collected {
     /// The runner's own logs, by name.
     pub(crate) logs: Vec<(String, usize)>,
     pub(crate) records: Vec<Record>,
+    /// Why the first of those that cannot be reported is not among the above.
+    pub(crate) error: Option<Error>,
+    /// Some files belong to another user, who may yet be asked to open them up.
+    pub(crate) denied: bool,
 }
 
 impl Collected {
@@ -67,12 +71,12 @@ impl Collected {
     }
 }
 
-/// Walks, reads and hashes all that a finished action left.
+/// Walks, reads and hashes all that a finished action left. An output that cannot
+/// be read, is of a kind that cannot be reported, or not of the declared kind, or
+/// too large, does not keep the others from being reported, nor the log.
 ///
 /// # Errors
-/// [`Error::Denied`] where files belong to another user, who may yet be asked to
-/// open them up; an output is of a kind that cannot be reported, or not of the
-/// declared kind; there is too much.
+/// A large file fails to be read to its end.
 pub(crate) async fn collect(
     build: &Arc<BuildDirectory>,
     declared: &Arc<Declared>,
@@ -82,21 +86,19 @@ pub(crate) async fn collect(
     let (build, declared) = (Arc::clone(build), Arc::clone(declared));
     // Two streams, mostly empty, are looked at in less time than it takes to have
     // another thread do it.
-    let short = declared.outputs.is_empty();
+    let short = declared.outputs.is_empty() && has_no_logs(&build);
     let mut collected = files::blocking(short, move || {
         let reader = Reader {
             function,
             kept: 0,
             open: 0,
             records: Vec::new(),
+            error: None,
+            denied: false,
         };
-        let budget = Budget {
-            left: maximum_entries,
-            limit: maximum_entries,
-        };
-        reader.everything(&build, &declared, budget)
+        reader.everything(&build, &declared, maximum_entries)
     })
-    .await??;
+    .await?;
     let threads = files::processors();
     let large = collected.records.iter().enumerate();
     let large: Vec<_> = large
@@ -124,6 +126,8 @@ struct Reader {
     kept: u64,
     open: usize,
     records: Vec<Record>,
+    error: Option<Error>,
+    denied: bool,
 }
 
 impl Reader {
@@ -131,52 +135,82 @@ impl Reader {
         mut self,
         build: &BuildDirectory,
         declared: &Declared,
-        mut budget: Budget,
-    ) -> Result<Collected, Error> {
-        let root = build.directory();
-        let stdout = self.stream(build, "stdout")?;
-        let stderr = self.stream(build, "stderr")?;
+        maximum_entries: usize,
+    ) -> Collected {
+        let budget = || Budget {
+            left: maximum_entries,
+            limit: maximum_entries,
+        };
+        let stdout = self.attempt(|reader| reader.stream(build, "stdout"));
+        let stderr = self.attempt(|reader| reader.stream(build, "stderr"));
         let mut outputs = Vec::new();
+        let mut left = budget();
         for (place, output) in declared.outputs.iter().enumerate() {
-            let mut names = vec!["root"];
-            names.extend(output.place.components().iter().map(|c| c.as_str()));
-            let found = match walk::look(root, &names)? {
-                Thing::Absent => continue,
-                Thing::Other => {
-                    return Err(Error::Output {
-                        path: output.path.clone(),
-                        reason: "it is neither a file, nor a directory, nor a symbolic link",
-                    });
-                }
-                Thing::Symlink(target) => Seen::Symlink(target),
-                Thing::Directory if output.kind == Kind::File => {
-                    return Err(mismatch(&output.path, "file", "directory"));
-                }
-                Thing::File(..) if output.kind == Kind::Directory => {
-                    return Err(mismatch(&output.path, "directory", "file"));
-                }
-                Thing::File(file, executable) => {
-                    let location = location(&names);
-                    let id = self.take(file, location)?;
-                    Seen::File(FileFound { id, executable })
-                }
-                Thing::Directory => Seen::Directory(walk::walk(
-                    root,
-                    &names,
-                    &mut budget,
-                    &mut |file, location| self.take(file, location),
-                )?),
-            };
-            outputs.push((place, found));
+            let seen = self.attempt(|reader| reader.output(build, output, &mut left));
+            outputs.extend(seen.flatten().map(|seen| (place, seen)));
         }
-        let logs = self.logs(build, &mut budget)?;
-        Ok(Collected {
+        let logs = self.attempt(|reader| reader.logs(build, &mut budget()));
+        Collected {
             outputs,
-            stdout,
-            stderr,
-            logs,
+            stdout: stdout.flatten(),
+            stderr: stderr.flatten(),
+            logs: logs.unwrap_or_default(),
             records: self.records,
-        })
+            error: self.error,
+            denied: self.denied,
+        }
+    }
+
+    /// Does what may fail. Of a failure only the first error stays.
+    fn attempt<T>(&mut self, what: impl FnOnce(&mut Self) -> Result<T, Error>) -> Option<T> {
+        let (kept, open, records) = (self.kept, self.open, self.records.len());
+        match what(self) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                (self.kept, self.open) = (kept, open);
+                self.records.truncate(records);
+                self.denied |= matches!(error, Error::Denied { .. });
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// What is at the path of one declared output; none where nothing is.
+    fn output(
+        &mut self,
+        build: &BuildDirectory,
+        output: &Output,
+        budget: &mut Budget,
+    ) -> Result<Option<Seen>, Error> {
+        let root = build.directory();
+        let mut names = vec!["root"];
+        names.extend(output.place.components().iter().map(|c| c.as_str()));
+        let seen = match walk::look(root, &names)? {
+            Thing::Absent => return Ok(None),
+            Thing::Other => {
+                return Err(Error::Output {
+                    path: output.path.clone(),
+                    reason: "it is neither a file, nor a directory, nor a symbolic link",
+                });
+            }
+            Thing::Symlink(target) => Seen::Symlink(target),
+            Thing::Directory if output.kind == Kind::File => {
+                return Err(mismatch(&output.path, "file", "directory"));
+            }
+            Thing::File(..) if output.kind == Kind::Directory => {
+                return Err(mismatch(&output.path, "directory", "file"));
+            }
+            Thing::File(file, executable) => {
+                let id = self.take(file, location(&names))?;
+                Seen::File(FileFound { id, executable })
+            }
+            Thing::Directory => {
+                let mut visit = |file, location| self.take(file, location);
+                Seen::Directory(walk::walk(root, &names, budget, &mut visit)?)
+            }
+        };
+        Ok(Some(seen))
     }
 
     fn stream(&mut self, build: &BuildDirectory, name: &str) -> Result<Option<usize>, Error> {
@@ -248,6 +282,13 @@ impl Reader {
         self.records.push(record);
         Ok(self.records.len() - 1)
     }
+}
+
+/// Whether the runner left no logs, as most do.
+fn has_no_logs(build: &BuildDirectory) -> bool {
+    files::open_directory(build.directory(), "server_logs")
+        .and_then(|logs| files::entries(logs, 0))
+        .is_ok_and(|entries| entries.is_empty())
 }
 
 fn mismatch(path: &str, declared: &'static str, found: &'static str) -> Error {

@@ -210,3 +210,50 @@ async fn names_that_are_no_text_are_refused() {
     assert!(response.status.unwrap().message.contains("UTF-8"));
     farm.end().await;
 }
+
+#[tokio::test]
+#[allow(deprecated)]
+async fn one_bad_output_costs_neither_the_log_nor_the_others() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let script = r#"mkfifo fifo; mkdir d; echo spoilt > d/a; touch "$(printf 'd/\377')";
+        echo good > good; echo log; mkdir $LOGS/deep; echo dump > $LOGS/deep/core"#;
+    let paths = ["fifo", "d", "good"];
+    let response = farm.execute(Input::script(script).outputs(&paths)).await;
+    assert_eq!(code(&response), Code::InvalidArgument);
+    // The first of the two is named.
+    assert!(response.status.unwrap().message.contains("\"fifo\""));
+    let result = response.result.unwrap();
+    assert_eq!(result.stdout_digest, Some(digest(b"log\n").to_wire()));
+    assert_eq!(result.output_files.len(), 1);
+    assert_eq!(result.output_files[0].path, "good");
+    assert!(result.output_directories.is_empty());
+    for stored in ["good\n", "log\n", "dump\n"] {
+        assert!(farm.storage.get(&digest(stored.as_bytes())).is_some());
+    }
+    assert!(response.server_logs.contains_key("deep/core"));
+    // What nothing names is not stored.
+    assert!(farm.storage.get(&digest(b"spoilt\n")).is_none());
+    assert!(farm.storage.results.lock().unwrap().is_empty());
+
+    let mut input = Input::script("mkdir f; echo good > g");
+    input.command.output_files = vec!["f".into(), "g".into()];
+    let response = farm.execute(input).await;
+    assert_eq!(code(&response), Code::FailedPrecondition);
+    assert_eq!(response.result.unwrap().output_files[0].path, "g");
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn a_fifo_left_at_a_timeout_does_not_hide_the_log() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let script = "mkfifo out; echo log; while :; do :; done";
+    let mut input = Input::script(script).outputs(&["out"]);
+    let timeout = std::time::Duration::from_millis(500);
+    input.action.timeout = Some(proto::messages::duration(timeout));
+    let response = farm.execute(input).await;
+    assert_eq!(code(&response), Code::DeadlineExceeded, "{response:?}");
+    let result = response.result.unwrap();
+    assert_eq!(result.stdout_digest, Some(digest(b"log\n").to_wire()));
+    assert!(farm.storage.get(&digest(b"log\n")).is_some());
+    farm.end().await;
+}
