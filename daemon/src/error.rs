@@ -51,6 +51,9 @@ pub enum Error {
     /// An address that can only be listened on, or only be connected to.
     #[error("{0} cannot be connected to")]
     NotConnectable(Address),
+    /// The threads of a program cannot be started.
+    #[error("cannot start threads: {0}")]
+    Threads(io::Error),
     /// A signal handler cannot be installed.
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),

@@ -15,6 +15,7 @@ pub mod duration;
 pub mod error;
 pub mod limits;
 pub mod listener;
+pub mod program;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
@@ -24,6 +25,7 @@ pub use connection::connect;
 pub use error::Error;
 pub use limits::raise_open_files;
 pub use listener::{Listener, listen};
+pub use program::run;
 pub use server::{serve, serve_to_the_end};
 pub use shutdown::Shutdown;
 

@@ -45,32 +45,24 @@ pub fn run(role: &Role) -> ExitCode {
         Role::Runner { config } => Ok(runner::run(daemon::config::load(config)?)),
         Role::Storage { config } => {
             let config = daemon::config::load(config)?;
-            serve(async |shutdown| Ok(storage::program::run(config, shutdown).await?))
+            daemon::run(async |shutdown| Ok(storage::program::run(config, shutdown).await?))
+                .map(|()| ExitCode::SUCCESS)
         }
         Role::Scheduler { config } => {
             let config = daemon::config::load(config)?;
-            serve(async |shutdown| Ok(scheduler::run(config, shutdown).await?))
+            daemon::run(async |shutdown| Ok(scheduler::run(config, shutdown).await?))
+                .map(|()| ExitCode::SUCCESS)
         }
         Role::Worker { config } => {
             let config = daemon::config::load(config)?;
-            serve(async |shutdown| Ok(worker::run(config, shutdown).await?))
+            daemon::run(async |shutdown| Ok(worker::run(config, shutdown).await?))
+                .map(|()| ExitCode::SUCCESS)
         }
     });
     outcome.unwrap_or_else(|error| {
         tracing::error!("{error:#}");
         ExitCode::FAILURE
     })
-}
-
-/// Runs a role that serves peers and starts nothing foreign.
-fn serve(program: impl AsyncFnOnce(daemon::Shutdown) -> Result<()>) -> Result<ExitCode> {
-    daemon::raise_open_files();
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")?
-        .block_on(async { program(daemon::Shutdown::on_signals()?).await })?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Asks the kernel to kill this process when its supervisor dies, however that

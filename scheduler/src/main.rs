@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser;
-use daemon::Shutdown;
 
 /// Takes actions from clients and hands them to workers.
 #[derive(Parser)]
@@ -28,10 +26,5 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = daemon::config::load(&arguments.config)?;
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")?
-        .block_on(async { scheduler::run(config, Shutdown::on_signals()?).await })?;
-    Ok(())
+    daemon::run(async |shutdown| Ok(scheduler::run(config, shutdown).await?))
 }
