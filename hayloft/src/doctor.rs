@@ -36,8 +36,14 @@ pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
             policy.set_need(protection, Need::BestEffort);
         }
     }
-    let protections =
-        Plan::new(&policy, &probe).map_or_else(|_| Vec::new(), |plan| plan.protections);
+    let protections = Plan::new(&policy, &probe)
+        .or_else(|_| {
+            // A host without network namespaces and Landlock's scopes: what it
+            // lacks is in the first table.
+            policy.set_need(Protection::LandlockScopes, Need::Off);
+            Plan::new(&policy, &probe)
+        })
+        .map_or_else(|_| Vec::new(), |plan| plan.protections);
     if arguments.json {
         println!("{}", report(&probe, &protections, refusal.as_deref()));
     } else {
