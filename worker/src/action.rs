@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::Error;
 use crate::build_directory::{BuildDirectories, BuildDirectory};
 use crate::cache::{FileCache, Pins};
-use crate::directories::{Directories, Tree};
+use crate::directories::{Directories, Tree, check_size};
 use crate::memory::Memory;
 use crate::outputs::{self, Collected, Declared, upload};
 use crate::result::{Moment, Report, browser_link};
@@ -224,15 +224,21 @@ impl Executor {
 
     /// The command, and the root's directory into memory, in one call or none.
     /// None where the storage has no such command.
+    ///
+    /// # Errors
+    /// One is too large, which is found out before it is read, or malformed; the
+    /// storage fails.
     async fn messages(&self, task: &Task) -> Result<Option<Arc<rev2::Command>>, Error> {
         let services = &*self.services;
         let what = "fetching the command and the input root";
         let mut command = services.commands.get(&task.command);
         let mut wanted = Vec::new();
         if command.is_none() {
+            check_size("command", task.command)?;
             wanted.push(task.command);
         }
         if services.directories.cached(&task.input_root).is_none() {
+            check_size("input directory", task.input_root)?;
             wanted.push(task.input_root);
         }
         if wanted.is_empty() {

@@ -14,8 +14,11 @@ use storage::BlobStore;
 use crate::Error;
 use crate::memory::Memory;
 
-/// A Directory message larger than this is refused: REv2 has no bound, memory has.
+/// A message larger than this is refused: REv2 has no bound, memory has.
 const MAXIMUM_MESSAGE: u64 = 64 << 20;
+/// All Directory messages of one input root together. A message is counted once,
+/// however often the root has it.
+const MAXIMUM_TREE: u64 = 512 << 20;
 /// Levels of an input root. The kernel's paths end at 4096 bytes.
 const MAXIMUM_DEPTH: usize = 2048;
 
@@ -96,7 +99,8 @@ impl Directories {
     /// All messages reachable from `root`, one batch a level.
     ///
     /// # Errors
-    /// A message is malformed, too large or lies too deep; the storage fails.
+    /// A message is malformed, too large or lies too deep, or all are too large
+    /// together, which is found out before they are read; the storage fails.
     /// Missing ones are no error here: what else is missing is to be found out.
     pub(crate) async fn load(&self, instance: &InstanceName, root: Digest) -> Result<Tree, Error> {
         let mut tree = Tree {
@@ -107,12 +111,23 @@ impl Directories {
         let mut level = vec![root];
         let mut seen: HashSet<Digest> = level.iter().copied().collect();
         let mut depth = 0;
+        let mut size = 0_u64;
         while !level.is_empty() {
             depth += 1;
             if depth > MAXIMUM_DEPTH {
                 return Err(Error::Limit {
                     what: "depth of the input root".into(),
                     limit: MAXIMUM_DEPTH as u64,
+                });
+            }
+            for digest in &level {
+                check_size("input directory", *digest)?;
+                size = size.saturating_add(digest.size());
+            }
+            if size > MAXIMUM_TREE {
+                return Err(Error::Limit {
+                    what: format!("size of all directories of input root {root}"),
+                    limit: MAXIMUM_TREE,
                 });
             }
             let directories = self.level(instance, &level, &mut tree.missing).await?;
@@ -141,12 +156,6 @@ impl Directories {
         for digest in digests {
             match self.cached(digest) {
                 Some(directory) => found.push((*digest, directory)),
-                None if digest.size() > MAXIMUM_MESSAGE => {
-                    return Err(Error::Limit {
-                        what: format!("size of directory {digest}"),
-                        limit: MAXIMUM_MESSAGE,
-                    });
-                }
                 None => wanted.push(*digest),
             }
         }
@@ -168,6 +177,20 @@ impl Directories {
         }
         Ok(found)
     }
+}
+
+/// Whether a message of the client's may be read into memory.
+///
+/// # Errors
+/// [`Error::Limit`], naming its digest.
+pub(crate) fn check_size(what: &str, digest: Digest) -> Result<(), Error> {
+    if digest.size() <= MAXIMUM_MESSAGE {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: format!("size of {what} {digest}"),
+        limit: MAXIMUM_MESSAGE,
+    })
 }
 
 /// Checks a message against REv2 Directory: file names, in strict order within

@@ -246,3 +246,39 @@ async fn roots_deeper_than_the_descriptors_kept_are_made_completely() {
     );
     farm.end().await;
 }
+
+#[tokio::test]
+async fn messages_too_large_for_memory_are_refused_unread() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let large = |salt: &[u8], size| {
+        let hash = digest(salt).hash();
+        proto::Digest::new(proto::DigestFunction::Sha256, &hash, size).unwrap()
+    };
+    let huge = large(b"huge", (64 << 20) + 1);
+    let plain = || Input::script("true").store(&farm.storage);
+    let (mut command, mut root) = (plain(), plain());
+    command.action.as_mut().unwrap().command_digest = Some(huge.to_wire());
+    root.action.as_mut().unwrap().input_root_digest = Some(huge.to_wire());
+    let child = Input::script("true").directory_of("d", huge);
+    let child = child.store(&farm.storage);
+    // None is too large, but all of them are.
+    let mut many = Input::script("true");
+    for n in 0..9_u8 {
+        many = many.directory_of(&n.to_string(), large(&[n], 60 << 20));
+    }
+    let many = many.store(&farm.storage);
+    let named = many.action.as_ref().unwrap().input_root_digest.clone();
+    let named = named.unwrap().hash;
+    for (task, named) in [
+        (command, huge.hash()),
+        (root, huge.hash()),
+        (child, huge.hash()),
+        (many, named),
+    ] {
+        let response = farm.execute_task(task).await;
+        assert_eq!(code(&response), Code::ResourceExhausted, "{response:?}");
+        let message = response.status.unwrap().message;
+        assert!(message.contains(&named), "{message}");
+    }
+    farm.end().await;
+}
