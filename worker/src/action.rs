@@ -17,12 +17,16 @@ use crate::Error;
 use crate::build_directory::{BuildDirectories, BuildDirectory};
 use crate::cache::{FileCache, Pins};
 use crate::directories::{Directories, Tree, check_size};
+use crate::files;
 use crate::memory::Memory;
 use crate::outputs::{self, Collected, Declared, upload};
 use crate::result::{Moment, Report, browser_link};
 use crate::root::{self, Plan};
 use crate::runner::Command;
 use crate::session::Session;
+
+/// Output directories that are planned sooner than handed to another thread.
+const SHORT: usize = 256;
 
 /// Where an action is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,8 +216,15 @@ impl Executor {
             other => return Err(self.missing(task, other.is_none(), tree).await?),
         };
         let declared = Declared::new(&command)?;
-        let plan = Plan::new(&tree, &declared.needed_directories())?;
-        let pins = services.cache.acquire(instance, plan.keys()).await?;
+        let needed = declared.needed_directories();
+        let short = tree.is_small() && needed.len() <= SHORT;
+        let planning = files::blocking(short, move || {
+            let plan = Plan::new(&tree, &needed)?;
+            let keys = plan.keys();
+            Ok::<_, Error>((plan, keys))
+        });
+        let (plan, keys) = planning.await??;
+        let pins = services.cache.acquire(instance, keys).await?;
         Ok(Prepared {
             command,
             declared: Arc::new(declared),
@@ -352,13 +363,16 @@ impl Executor {
     ) -> Result<(), Error> {
         let mut collected = self.collect(task, session, build, declared).await?;
         let error = collected.error.take();
-        let blobs = upload::report(
-            collected,
-            declared,
-            task.digest.function(),
-            &mut report.result,
-            &mut report.response.server_logs,
-        )?;
+        let function = task.digest.function();
+        let outputs = Arc::clone(declared);
+        let (mut result, mut logs) = (report.result.clone(), HashMap::new());
+        let reporting = files::blocking(!collected.has_directories(), move || {
+            let blobs = upload::report(collected, &outputs, function, &mut result, &mut logs)?;
+            Ok::<_, Error>((result, logs, blobs))
+        });
+        let (result, logs, blobs) = reporting.await??;
+        report.result = result;
+        report.response.server_logs = logs;
         let services = &self.services;
         let (store, uploads) = (&services.store, &services.uploads);
         upload::upload(store, &task.instance, uploads, build, blobs).await?;

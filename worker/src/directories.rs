@@ -19,6 +19,8 @@ const MAXIMUM_MESSAGE: u64 = 64 << 20;
 /// All Directory messages of one input root together. A message is counted once,
 /// however often the root has it.
 const MAXIMUM_TREE: u64 = 512 << 20;
+/// Entries of a small input root.
+const SMALL: usize = 256;
 /// Levels of an input root. The kernel's paths end at 4096 bytes.
 const MAXIMUM_DEPTH: usize = 2048;
 
@@ -46,6 +48,21 @@ pub(crate) struct Tree {
     pub(crate) directories: HashMap<Digest, Arc<Directory>>,
     /// Messages that the storage has not.
     pub(crate) missing: Vec<Digest>,
+}
+
+impl Tree {
+    /// Whether going through it is a matter of microseconds: few entries, and no
+    /// message in more than one place, so that they do not multiply.
+    pub(crate) fn is_small(&self) -> bool {
+        let directories = self.directories.values();
+        let (files, children) = directories.fold((0, 0), |(files, children), directory| {
+            (
+                files + directory.files.len(),
+                children + directory.directories.len(),
+            )
+        });
+        children < self.directories.len() && files + children <= SMALL
+    }
 }
 
 /// The Directory messages in memory, and the way to others.

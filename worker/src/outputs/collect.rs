@@ -62,6 +62,12 @@ pub(crate) struct Collected {
 }
 
 impl Collected {
+    /// Whether there are directories, of which messages must be made.
+    pub(crate) fn has_directories(&self) -> bool {
+        let directory = |(_, seen): &(usize, Seen)| matches!(seen, Seen::Directory(_));
+        self.outputs.iter().any(directory)
+    }
+
     /// The digest of a file. All have one once [`collect`] has returned.
     pub(crate) fn digest(&self, id: usize) -> Result<Digest, Error> {
         self.records
