@@ -2,11 +2,12 @@
 //! its outputs.
 //!
 //! A `slot` asks the scheduler for an action and passes it to `action`, whose
-//! stages are: `directories` and [`cache`] bring the inputs here, `root` makes a
+//! stages are: `directories` and `cache` bring the inputs here, `root` makes a
 //! tree of them in a `build_directory`, `runner` has the command run, `outputs`
 //! collects and uploads what it left, `result` says how it went. `seal` finds out
 //! whether a runner's actions may be given hardlinks of cached files; `clean`
-//! removes what they leave, and `spare` keeps what can be used again.
+//! removes what they leave, and `spare` keeps what can be used again. `batches`
+//! cuts transfers from and to the storage into requests.
 //!
 //! The worker never starts a process: one that holds executables open for writing
 //! while another thread forks makes their start fail with ETXTBSY.
@@ -14,12 +15,13 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod batches;
 mod build_directory;
-pub mod cache;
+mod cache;
 mod clean;
 pub mod config;
 mod directories;
-pub mod error;
+mod error;
 mod files;
 mod memory;
 mod outputs;

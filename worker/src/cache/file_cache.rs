@@ -156,8 +156,9 @@ impl FileCache {
         lock(&self.state)
     }
 
-    /// Pins all of these files, fetching those that are not there. Each is
-    /// fetched once, however many ask for it at the same time.
+    /// Pins all of these files, fetching those that are not there. Each is fetched
+    /// by one of those who ask for it at the same time; where that one fails or
+    /// gives up, another takes over. Nobody shares the failure of others.
     ///
     /// # Errors
     /// [`Error::Missing`] with every blob that the storage has not; other
@@ -342,8 +343,8 @@ impl FileCache {
     }
 
     /// How many files there are, their bytes on disk, and how many are pinned.
-    #[must_use]
-    pub fn usage(&self) -> (u64, u64, u64) {
+    #[cfg(test)]
+    pub(super) fn usage(&self) -> (u64, u64, u64) {
         let state = self.state();
         let index = &state.index;
         (index.count(), index.bytes(), index.pinned())

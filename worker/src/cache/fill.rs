@@ -15,14 +15,9 @@ use tokio::sync::mpsc;
 use super::file_cache::{FileCache, Pins};
 use super::index::{Key, Lookup};
 use crate::Error;
+use crate::batches::{Request, requests};
 use crate::files;
 
-/// Blobs up to this size are fetched together with others.
-const SMALL: u64 = 1 << 20;
-/// What one batch holds at most: bytes and blobs. Several batches under way use
-/// the connection better than one large one.
-const BATCH_BYTES: u64 = 2 << 20;
-const BATCH_BLOBS: usize = 512;
 /// Batches and streams of one action that are prepared at the same time; the
 /// process-wide bound is the cache's semaphore.
 const CONCURRENT: usize = 32;
@@ -32,12 +27,6 @@ pub(super) struct Filled {
     pub(super) pins: Pins,
     /// What the storage has not.
     pub(super) missing: Vec<Digest>,
-}
-
-/// One request to the storage: blobs, each with the files that it becomes.
-enum Request {
-    Batch(Vec<(Digest, Vec<Key>)>),
-    Stream(Digest, Vec<Key>),
 }
 
 impl FileCache {
@@ -61,8 +50,9 @@ impl FileCache {
         for key in keys {
             blobs.entry(key.digest).or_default().push(key);
         }
-        if requests(&blobs).len() > 1 {
-            let digests: Vec<Digest> = blobs.keys().copied().collect();
+        let digests: Vec<Digest> = blobs.keys().copied().collect();
+        let requests = requests(blobs);
+        if requests.len() > 1 {
             filled.missing = self
                 .store
                 .find_missing(instance, &digests)
@@ -72,7 +62,7 @@ impl FileCache {
                 return Ok(filled);
             }
         }
-        let results = futures::stream::iter(requests(&blobs))
+        let results = futures::stream::iter(requests)
             .map(|request| self.request(instance, request))
             .buffer_unordered(CONCURRENT)
             .try_collect::<Vec<_>>()
@@ -87,7 +77,7 @@ impl FileCache {
     async fn request(
         self: &Arc<Self>,
         instance: &InstanceName,
-        request: Request,
+        request: Request<Vec<Key>>,
     ) -> Result<(Pins, Vec<Digest>), Error> {
         let _permit = self
             .downloads
@@ -283,27 +273,4 @@ fn check(expected: Digest, actual: Digest) -> Result<(), Error> {
     Err(Error::storage("fetching an input file")(
         storage::Error::Corrupt { expected, actual },
     ))
-}
-
-/// The fewest requests that fetch these blobs.
-fn requests(blobs: &HashMap<Digest, Vec<Key>>) -> Vec<Request> {
-    let mut requests = Vec::new();
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    for (digest, keys) in blobs {
-        if digest.size() > SMALL {
-            requests.push(Request::Stream(*digest, keys.clone()));
-            continue;
-        }
-        if bytes + digest.size() > BATCH_BYTES || batch.len() == BATCH_BLOBS {
-            requests.push(Request::Batch(std::mem::take(&mut batch)));
-            bytes = 0;
-        }
-        bytes += digest.size();
-        batch.push((*digest, keys.clone()));
-    }
-    if !batch.is_empty() {
-        requests.push(Request::Batch(batch));
-    }
-    requests
 }

@@ -16,9 +16,9 @@ pub struct Key {
 }
 
 impl Key {
-    /// Its name in the cache directory, as Buildbarn's worker spells it:
-    /// function's number, hash, size, `x` when executable, separated by `-`, and
-    /// `+x` or `-x` at the end.
+    /// Its name in the cache directory, as Buildbarn's worker spells it: the
+    /// function's number, hash and size, separated by `-`, and at the end `+x`
+    /// where it is executable and `-x` where it is not.
     #[must_use]
     pub fn file_name(&self) -> String {
         let sign = if self.executable { '+' } else { '-' };
@@ -171,6 +171,7 @@ impl Index {
     }
 
     /// How many have pins.
+    #[cfg(test)]
     pub(super) fn pinned(&self) -> u64 {
         (self.entries.len() - self.idle.len()) as u64
     }

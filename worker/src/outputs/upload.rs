@@ -15,13 +15,9 @@ use super::collect::{Collected, PIECE, Seen, Source};
 use super::declared::{Declared, Kind};
 use super::tree;
 use crate::Error;
+use crate::batches::{BATCH_BLOBS, Request, requests};
 use crate::build_directory::BuildDirectory;
 
-/// Blobs up to this size are stored together with others.
-const SMALL: u64 = 1 << 20;
-/// What one batch holds at most.
-const BATCH_BYTES: u64 = 2 << 20;
-const BATCH_BLOBS: usize = 512;
 /// All of an action's blobs together up to this size are stored without asking
 /// first which are missing: the answer would take as long as the bytes.
 const UNASKED: u64 = 16 << 10;
@@ -167,33 +163,6 @@ pub(crate) async fn upload(
         .buffer_unordered(CONCURRENT)
         .try_collect()
         .await
-}
-
-enum Request {
-    Batch(Vec<(Digest, Source)>),
-    Stream(Digest, Source),
-}
-
-fn requests(blobs: Blobs) -> Vec<Request> {
-    let mut requests = Vec::new();
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    for (digest, source) in blobs {
-        if digest.size() > SMALL {
-            requests.push(Request::Stream(digest, source));
-            continue;
-        }
-        if bytes + digest.size() > BATCH_BYTES || batch.len() == BATCH_BLOBS {
-            requests.push(Request::Batch(std::mem::take(&mut batch)));
-            bytes = 0;
-        }
-        bytes += digest.size();
-        batch.push((digest, source));
-    }
-    if !batch.is_empty() {
-        requests.push(Request::Batch(batch));
-    }
-    requests
 }
 
 async fn batch(
