@@ -24,6 +24,8 @@ pub(crate) struct FakeScheduler {
     pub(crate) instead: Mutex<VecDeque<WorkerState>>,
     /// Calls to refuse.
     pub(crate) refuse: Mutex<usize>,
+    /// Calls to refuse because one is still being held, as our scheduler says it.
+    pub(crate) held: Mutex<usize>,
     /// Codes with which to refuse results.
     pub(crate) refuse_results: Mutex<VecDeque<Code>>,
     /// What to hand out to a worker that prefers being idle.
@@ -42,6 +44,7 @@ impl FakeScheduler {
             heard,
             instead: Mutex::default(),
             refuse: Mutex::new(0),
+            held: Mutex::new(0),
             refuse_results: Mutex::default(),
             insist: Mutex::default(),
         })
@@ -83,6 +86,15 @@ impl OperationQueue for FakeScheduler {
             if *refuse > 0 {
                 *refuse -= 1;
                 return Err(Status::unavailable("not now"));
+            }
+        }
+        {
+            let mut held = self.held.lock().unwrap();
+            if *held > 0 {
+                *held -= 1;
+                return Err(Status::resource_exhausted(
+                    "another call of worker x is being held already",
+                ));
             }
         }
         let request = request.into_inner();

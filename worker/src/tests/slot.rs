@@ -111,6 +111,19 @@ async fn a_worker_told_to_stop_executes_what_it_is_told_to_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_worker_told_to_stop_takes_its_leave_when_its_last_call_is_forgotten() {
+    let mut farm = Farm::new(Manners::default()).await;
+    while farm.heard.recv().await.unwrap() != "idle" {}
+    *farm.scheduler.held.lock().unwrap() = 2;
+    farm.stop_worker().await;
+    assert_eq!(
+        farm.heard.try_recv().as_deref(),
+        Ok("idle, prefers being idle")
+    );
+    farm.kill_runner();
+}
+
+#[tokio::test]
 async fn a_result_that_is_refused_gives_way_to_a_short_one_and_then_to_none() {
     let mut farm = Farm::new(Manners::default()).await;
     let refuse = |farm: &Farm, codes: &[Code]| {
