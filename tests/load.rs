@@ -5,7 +5,7 @@
 //! open for writing across a fork would make its execution fail with ETXTBSY.
 //! Each program ends with a code of its own, so that it shows which one ran.
 //! When all is over, nothing of it may be left: no process, no mount, no
-//! descriptor, no directory, no link to a cached file.
+//! descriptor, no directory, no link to a cached file and no pin on one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use std::time::Instant;
 use tests::action::Action;
 use tests::elf;
 use tests::farm::{As, Farm, ROLES, Setup};
-use tests::seal::Seal;
+use tests::seal::{self, Seal};
 use tests::skip;
 use tests::tree::Tree;
 use tests::wait::wait_for_none;
@@ -40,7 +40,9 @@ fn five_thousand_unseen_programs_run_from_copies() {
 
 fn run(who: As) {
     let slots = u16::try_from(AT_A_TIME).expect("a few");
-    let farm = Setup::new(who).slots(slots).start();
+    let folder = who.folder();
+    let directory = folder.path().join("state");
+    let farm = Setup::new(who).slots(slots).directory(&directory).start();
     // What is there once every slot has run something is there to stay.
     execute(&farm, ACTIONS..ACTIONS + 8 * AT_A_TIME);
     farm.wait_until_idle();
@@ -54,8 +56,11 @@ fn run(who: As) {
         Holdings::of(&farm).beyond(&before)
     });
     // The cache holds what it says, every file of it.
-    Seal::record(&farm.cache()).check();
+    let cache = farm.cache();
+    Seal::record(&cache).check();
     farm.stop();
+    // None of them was still held when the worker ended, and that well.
+    assert_eq!(seal::pinned(&cache), Some(Vec::new()));
 }
 
 /// Runs these actions, as many at a time as there are slots.

@@ -394,7 +394,7 @@ impl Farm {
     }
 
     /// Stops it as a user would (SIGINT) and checks that it leaves no process,
-    /// no mount, no socket and nothing in the build directory.
+    /// no mount, no socket, nothing in the build directory and no pinned file.
     ///
     /// # Panics
     /// Something is left, or it ended with an error.
@@ -434,6 +434,8 @@ impl Farm {
         assert!(!self.directory.join("run").exists(), "run/ is left");
         assert_eq!(names(&self.build()), [""; 0], "left in the build directory");
         assert_eq!(names(&self.cache().join("incoming")), [""; 0]);
+        let pinned = seal::pinned(&self.cache()).unwrap_or_default();
+        assert!(pinned.is_empty(), "files are still pinned: {pinned:?}");
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
         let place = self.directory.to_str().expect("a name in UTF-8");
         assert!(!mounts.contains(place), "a mount is left:\n{mounts}");

@@ -131,7 +131,8 @@ pub fn look_at_processes(secret: &str, pids: &[&str]) {
             continue;
         }
         let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).replace('\0', " ");
+        // One line, however many its words have.
+        let words = String::from_utf8_lossy(&words).replace(['\0', '\n', ':'], " ");
         say(&format!("visible {name}"), words.trim());
         if !pids.contains(&name.as_str()) {
             look_into(&name);
