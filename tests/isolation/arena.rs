@@ -14,7 +14,6 @@ use tests::farm::{As, Farm, Setup};
 use tests::processes::Process;
 use tests::tree::Tree;
 use tests::wait::wait_for;
-use tonic::Code;
 
 /// Makes the two tests of an attack from a function of who runs the farm.
 macro_rules! on_both_farms {
@@ -113,7 +112,7 @@ impl Arena {
     }
 }
 
-/// An action that waits until it is cancelled.
+/// An action that waits until it is killed.
 pub struct Sibling {
     /// The name and the content of files that it has written.
     pub secret: String,
@@ -123,15 +122,12 @@ pub struct Sibling {
 }
 
 impl Sibling {
-    /// Checks that it is unharmed, and ends it.
+    /// Checks that it is unharmed, and ends it, as only the host can.
     pub fn leave(self) {
-        assert!(self.process.is_there(), "the sibling is gone");
-        assert_eq!(
-            Process::read(self.process.pid).map(|now| now.state),
-            Some('S')
-        );
-        let outcome = self.running.cancel();
-        assert_eq!(outcome.status.code(), Code::Cancelled, "{outcome:#?}");
+        let now = Process::read(self.process.pid).expect("the sibling is there");
+        assert_eq!((now.started, now.state), (self.process.started, 'S'));
+        kill(Pid::from_raw(now.pid), Signal::SIGKILL).expect("the sibling is there");
+        let _ = self.running.wait().exited(128 + Signal::SIGKILL as i32);
     }
 }
 
@@ -183,12 +179,20 @@ impl Bystander {
         self.process.id().to_string()
     }
 
-    /// Kills it, if it is not dead, and tells by which signal it died.
+    /// Asks it to end, if it is not dead, and tells by which signal it died.
     pub fn end(mut self) -> Option<i32> {
         use std::os::unix::process::ExitStatusExt;
         let pid = Pid::from_raw(i32::try_from(self.process.id()).expect("a process id"));
         let _ = kill(pid, Signal::SIGTERM);
         self.process.wait().expect("its end").signal()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        // A test that fails leaves none behind. One that has ended is none.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
