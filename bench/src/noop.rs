@@ -3,8 +3,9 @@
 //! Each action runs `true` with an argument of its own, so that none is answered
 //! from the cache or joined to another, through a whole `hayloft up`: front,
 //! scheduler, worker, sandbox with every layer, action cache. Its messages are
-//! uploaded beforehand. The floor, the same program by `posix_spawn`, alternates
-//! with it in rounds; ratios are of the medians over all rounds.
+//! uploaded beforehand. The floors, the same program by fork and exec and by
+//! `posix_spawn`, alternate with it in rounds. The p50 is held against that of fork
+//! and exec, the rate against that of `posix_spawn`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use proto::messages::system_time;
 use proto::wire::{protobuf, rev2};
 
 use crate::farm::Farm;
-use crate::floor;
+use crate::floor::{self, Floor};
 use crate::statistics::{milliseconds, quantile, rate};
 
 /// How much to measure.
@@ -50,32 +51,45 @@ pub fn run(options: &Options) -> Result<()> {
         .build()?;
     let farm = Farm::start(options.slots)?;
     println!(
-        "{:>8} {:>11} {:>11} {:>11} {:>11} {:>7} {:>7}",
-        "parallel", "p50 ms", "p99 ms", "actions/s", "spawn p50", "p50/", "rate/"
+        "{:>8} {:>9} {:>9} {:>10} | {:>9} {:>9} {:>9} | {:>8} {:>10}",
+        "parallel",
+        "p50 ms",
+        "p99 ms",
+        "actions/s",
+        "fork p50",
+        "spawn p50",
+        "spawns/s",
+        "p50/fork",
+        "rate/spawn"
     );
     let mut serial = 0;
     for parallel in &options.parallel {
         let mut actions = Samples::default();
+        let mut forks = Samples::default();
         let mut spawns = Samples::default();
         let mut stages = Stages::default();
         for _ in 0..options.rounds {
-            let (times, span) = floor::spawns(PROGRAM, options.actions, *parallel)?;
-            spawns.add(times, span);
+            for (floor, samples) in [(Floor::Fork, &mut forks), (Floor::Spawn, &mut spawns)] {
+                let (times, span) = floor::runs(floor, PROGRAM, options.actions, *parallel)?;
+                samples.add(times, span);
+            }
             let round = round(&farm, options.actions, *parallel, &mut serial);
             let (times, span, metadata) = runtime.block_on(round)?;
             actions.add(times, span);
             stages.add(&metadata);
         }
         let p50 = quantile(&mut actions.times, 0.5);
-        let floor = quantile(&mut spawns.times, 0.5);
-        let (acts, spawned) = (actions.rate(), spawns.rate());
+        let fork = quantile(&mut forks.times, 0.5);
         println!(
-            "{parallel:>8} {:>11.2} {:>11.2} {acts:>11.0} {:>11.2} {:>7.2} {:>7.3}",
+            "{parallel:>8} {:>9.2} {:>9.2} {:>10.0} | {:>9.2} {:>9.2} {:>9.0} | {:>8.2} {:>10.3}",
             milliseconds(p50),
             milliseconds(quantile(&mut actions.times, 0.99)),
-            milliseconds(floor),
-            p50.as_secs_f64() / floor.as_secs_f64(),
-            acts / spawned,
+            actions.rate(),
+            milliseconds(fork),
+            milliseconds(quantile(&mut spawns.times, 0.5)),
+            spawns.rate(),
+            p50.as_secs_f64() / fork.as_secs_f64(),
+            actions.rate() / spawns.rate(),
         );
         stages.print();
     }
