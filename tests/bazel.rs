@@ -12,10 +12,11 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use tests::farm::{As, Farm, Setup};
+use tests::farm::{Farm, Setup};
 use tests::processes::Process;
 use tests::seal::Seal;
 use tests::skip::{may_install, needs_root, skip};
+use tests::user::As;
 
 const BAZEL: &str = "/usr/bin/bazel-4";
 const NEEDED: [&str; 3] = [

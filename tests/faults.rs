@@ -13,10 +13,11 @@ use nix::unistd::Pid;
 use proto::wire::rev2;
 use tests::action::Action;
 use tests::client::Client;
-use tests::farm::{As, Farm, PLAIN_USER, ROLES, Setup};
+use tests::farm::{Farm, ROLES, Setup};
 use tests::processes::Process;
 use tests::skip::{is_root, needs_root};
 use tests::tree::Tree;
+use tests::user::{As, PLAIN_USER};
 use tests::wait::{wait_for, wait_for_none};
 use tonic::Code;
 

@@ -13,8 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::farm::{As, Farm, Setup};
+use tests::farm::{Farm, Setup};
 use tests::processes::Process;
+use tests::user::As;
 use tests::wait::{wait_for, wait_for_none};
 
 /// A person's place: a home, a folder for temporary files, a working directory.

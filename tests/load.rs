@@ -15,10 +15,11 @@ use std::time::Instant;
 
 use tests::action::Action;
 use tests::elf;
-use tests::farm::{As, Farm, ROLES, Setup};
+use tests::farm::{Farm, ROLES, Setup};
 use tests::seal::{self, Seal};
 use tests::skip;
 use tests::tree::Tree;
+use tests::user::As;
 use tests::wait::wait_for_none;
 
 const ACTIONS: u32 = 5000;

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use tests::action::Action;
 use tests::elf;
-use tests::farm::{As, Farm, Setup};
+use tests::farm::{Farm, Setup};
 use tests::tree::Tree;
+use tests::user::As;
 use tonic::Code;
 
 fn input_farm(who: As) -> Farm {

@@ -11,7 +11,8 @@ mod input_root;
 mod outputs;
 mod platform;
 
-use tests::farm::{As, Farm};
+use tests::farm::Farm;
+use tests::user::As;
 
 /// A farm as these tests can have it.
 fn farm() -> Farm {

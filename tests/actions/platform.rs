@@ -1,7 +1,8 @@
 //! Which actions a farm serves.
 
 use tests::action::Action;
-use tests::farm::{As, Setup};
+use tests::farm::Setup;
+use tests::user::As;
 use tonic::Code;
 
 use crate::farm;

@@ -10,9 +10,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::action::Action;
 use tests::client::{Outcome, Running, attempts};
-use tests::farm::{As, Farm, Setup};
+use tests::farm::{Farm, Setup};
 use tests::processes::Process;
 use tests::tree::Tree;
+use tests::user::As;
 use tests::wait::wait_for;
 
 /// Makes the two tests of an attack from a function of who runs the farm.
@@ -21,13 +22,13 @@ macro_rules! on_both_farms {
         #[test]
         fn on_a_farm_of_root() {
             if tests::skip::needs_root(concat!(module_path!(), "::on_a_farm_of_root")) {
-                $attack(tests::farm::As::Root);
+                $attack(tests::user::As::Root);
             }
         }
 
         #[test]
         fn on_a_farm_of_a_plain_user() {
-            $attack(tests::farm::As::PlainUser);
+            $attack(tests::user::As::PlainUser);
         }
     };
 }
@@ -103,6 +104,16 @@ impl Arena {
             process,
             running,
         }
+    }
+
+    /// Every process of the farm, those of actions among them, as the host
+    /// numbers them.
+    pub fn pids(&self) -> Vec<String> {
+        let processes = self.farm.processes();
+        let pids = processes.iter().map(|process| process.pid);
+        pids.chain([self.farm.pid()])
+            .map(|pid| pid.to_string())
+            .collect()
     }
 
     /// Checks that nothing is left of any action, and ends the farm.

@@ -1,7 +1,7 @@
 //! Attack 1: an action opens an input for writing, by its name and again by a
 //! descriptor it had opened for reading or as a place only.
 
-use tests::farm::As;
+use tests::user::As;
 
 use crate::arena::{assert_refused, assert_succeeded, on_both_farms};
 use crate::inputs;

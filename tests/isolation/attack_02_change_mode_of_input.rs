@@ -1,7 +1,7 @@
 //! Attack 2: an action makes an input writable, by name, by descriptor and by
 //! place, and then writes to it.
 
-use tests::farm::As;
+use tests::user::As;
 
 use crate::arena::{assert_refused, assert_succeeded, on_both_farms};
 use crate::inputs;

@@ -1,7 +1,7 @@
 //! Attack 3: an action changes an input's owner, times, extended attributes,
 //! access control list or flags: Landlock mediates none of these.
 
-use tests::farm::As;
+use tests::user::As;
 
 use crate::arena::{assert_refused, assert_succeeded, on_both_farms};
 use crate::inputs;

@@ -1,7 +1,7 @@
 //! Attack 4: an action changes an input's bytes or size without write(2):
 //! truncate, fallocate, shared mappings, its own memory file.
 
-use tests::farm::As;
+use tests::user::As;
 
 use crate::arena::{assert_refused, assert_succeeded, on_both_farms};
 use crate::inputs;

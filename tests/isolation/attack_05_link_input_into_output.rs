@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use prost::Message;
 use proto::wire::rev2;
-use tests::farm::As;
+use tests::user::As;
 
 use crate::arena::{Arena, assert_refused, assert_succeeded, on_both_farms};
 use crate::inputs;

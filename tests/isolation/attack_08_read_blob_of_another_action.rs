@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use proto::{Digest, DigestFunction};
 use tests::action::Action;
-use tests::farm::As;
 use tests::seal::Seal;
 use tests::tree::Tree;
+use tests::user::As;
 
 use crate::arena::{Arena, on_both_farms};
 

@@ -1,7 +1,7 @@
 //! Attack 9: an action reads what another one that runs at the same time has in
 //! its build directory.
 
-use tests::farm::As;
+use tests::user::As;
 
 use crate::arena::{Arena, files_named, on_both_farms};
 use crate::attack_08_read_blob_of_another_action::assert_hidden;

@@ -4,8 +4,9 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
-use tests::farm::{As, ROLES};
+use tests::farm::ROLES;
 use tests::tree::Tree;
+use tests::user::As;
 
 use crate::arena::{Arena, Bystander, assert_refused, assert_succeeded, control, on_both_farms};
 
@@ -15,7 +16,7 @@ fn attack(who: As) {
     let arena = Arena::new(who);
     let sibling = arena.sibling(&[]);
     let roles = ROLES.map(|role| arena.farm.role(role));
-    let pids = pids(&arena);
+    let pids = arena.pids();
 
     let words: Vec<_> = pids.iter().map(String::as_str).collect();
     let attempts = arena.attack(&[&["attack-12"], &words[..]].concat());
@@ -41,15 +42,6 @@ fn attack(who: As) {
     }
     sibling.leave();
     arena.leave();
-}
-
-/// Every process of the farm, the sibling's among them.
-fn pids(arena: &Arena) -> Vec<String> {
-    let processes = arena.farm.processes();
-    let pids = processes.iter().map(|process| process.pid);
-    pids.chain([arena.farm.pid()])
-        .map(|pid| pid.to_string())
-        .collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! their memory, takes their descriptors. Its own it may trace: debuggers and
 //! sanitizers do.
 
-use tests::farm::As;
+use tests::user::As;
 
 use crate::arena::{Arena, Bystander, assert_refused, assert_succeeded, control, on_both_farms};
 
@@ -11,14 +11,7 @@ on_both_farms!(attack);
 fn attack(who: As) {
     let arena = Arena::new(who);
     let sibling = arena.sibling(&[]);
-    let pids: Vec<_> = arena
-        .farm
-        .processes()
-        .iter()
-        .map(|process| process.pid)
-        .chain([arena.farm.pid()])
-        .map(|pid| pid.to_string())
-        .collect();
+    let pids = arena.pids();
 
     let words: Vec<_> = pids.iter().map(String::as_str).collect();
     let mut attempts = arena.attack(&[&["attack-13"], &words[..]].concat());

@@ -6,8 +6,8 @@ use std::fs::File;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::farm::As;
 use tests::processes::Process;
+use tests::user::As;
 use tests::wait::wait_for_none;
 
 use crate::arena::{Arena, assert_succeeded, on_both_farms};

@@ -2,7 +2,8 @@
 //! `/proc`: root, working directory, descriptors, memory, environment. The farm's
 //! environment holds a secret.
 
-use tests::farm::{As, Setup};
+use tests::farm::Setup;
+use tests::user::As;
 
 use crate::arena::{Arena, Attempts, Bystander, assert_refused, control, on_both_farms};
 
@@ -12,14 +13,7 @@ fn attack(who: As) {
     let secret = tests::secret();
     let arena = Arena::of(who, Setup::new(who).environment("SECRET", &secret));
     let sibling = arena.sibling(&[]);
-    let pids: Vec<_> = arena
-        .farm
-        .processes()
-        .iter()
-        .map(|process| process.pid)
-        .chain([arena.farm.pid()])
-        .map(|pid| pid.to_string())
-        .collect();
+    let pids = arena.pids();
 
     let words: Vec<_> = pids.iter().map(String::as_str).collect();
     let attempts = arena.attack(&[&["attack-21", &secret], &words[..]].concat());

@@ -4,10 +4,10 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use tests::farm::As;
 use tests::seal::Seal;
 use tests::skip;
 use tests::tree::Tree;
+use tests::user::As;
 
 use crate::arena::{Arena, Attempts, control, on_both_farms};
 

@@ -11,7 +11,7 @@ use std::thread;
 
 use nix::ifaddrs::getifaddrs;
 use tempfile::TempDir;
-use tests::farm::As;
+use tests::user::As;
 
 use crate::arena::{Arena, assert_refused, assert_succeeded, control, on_both_farms};
 

@@ -8,9 +8,9 @@ use proto::{Digest, DigestFunction};
 use tests::action::Action;
 use tests::client::Outcome;
 use tests::elf;
-use tests::farm::As;
 use tests::seal::Seal;
 use tests::tree::Tree;
+use tests::user::As;
 
 use crate::arena::{Arena, Attempts, control};
 

@@ -1,11 +1,13 @@
 //! What whole-system tests share.
 //!
 //! [`farm`] starts `hayloft up` in a temporary directory, as root or as a plain
-//! user, and makes sure that nothing of it is left. [`tree`] and [`action`]
+//! [`user`], and makes sure that nothing of it is left. [`tree`] and [`action`]
 //! describe what to run on it, [`client`] runs it and gives the outcome. [`seal`]
 //! records what a worker's cache holds and compares, [`processes`] looks at this
-//! machine's processes, [`elf`] makes the smallest programs there are, [`skip`]
-//! is how a test says that it cannot run here.
+//! machine's processes and [`mod@wait`] waits for them, [`elf`] makes the smallest
+//! programs there are, [`skip`] is how a test says that it cannot run here.
+
+#![forbid(unsafe_code)]
 
 pub mod action;
 pub mod client;
@@ -15,6 +17,7 @@ pub mod processes;
 pub mod seal;
 pub mod skip;
 pub mod tree;
+pub mod user;
 pub mod wait;
 
 use std::fs::File;

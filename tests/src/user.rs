@@ -1,0 +1,81 @@
+//! Who runs a farm or a program.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::skip::is_root;
+
+/// A plain user for farms that are not root's. It need not be in passwd.
+pub const PLAIN_USER: u32 = 60_123;
+
+/// Who runs a farm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum As {
+    /// Root: hardlinked inputs and a user for each slot.
+    Root,
+    /// A plain user: everything at one uid, with copied inputs. When the tests
+    /// are not root's, their own user.
+    PlainUser,
+}
+
+impl As {
+    /// Both, or the one that these tests can be.
+    #[must_use]
+    pub fn possible() -> &'static [Self] {
+        if is_root() {
+            &[Self::Root, Self::PlainUser]
+        } else {
+            &[Self::PlainUser]
+        }
+    }
+
+    /// A program of this package, to be run by this user. `folder` is one that the
+    /// user can reach: the tests' own may be closed to them.
+    ///
+    /// # Panics
+    /// The program cannot be had.
+    #[must_use]
+    pub fn command(self, program: &str, folder: &Path) -> Command {
+        let path = crate::program(program);
+        if self == Self::Root || !is_root() {
+            return Command::new(path);
+        }
+        let copy = folder.join(program);
+        if !copy.exists() && fs::hard_link(&path, &copy).is_err() {
+            fs::copy(&path, &copy).expect("a copy of the program");
+        }
+        let mut command = Command::new(copy);
+        command.uid(PLAIN_USER).gid(PLAIN_USER);
+        command
+    }
+
+    /// Gives a file or folder to this user.
+    ///
+    /// # Panics
+    /// It cannot be given.
+    pub fn own(self, path: &Path) {
+        if self == Self::PlainUser && is_root() {
+            chown(path, Some(PLAIN_USER), Some(PLAIN_USER)).expect("a new owner");
+        }
+    }
+
+    /// A folder of this user that goes with what is returned.
+    ///
+    /// # Panics
+    /// There can be none.
+    #[must_use]
+    pub fn folder(self) -> TempDir {
+        let folder = tempfile::Builder::new()
+            .prefix("hayloft-test-")
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir()
+            .expect("a temporary folder");
+        self.own(folder.path());
+        folder
+    }
+}
