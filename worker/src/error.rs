@@ -188,8 +188,14 @@ impl From<Error> for Status {
                 };
             }
             Error::Runner(status) => {
+                // Not passing, as UNAVAILABLE would say: this worker cannot bring
+                // the action to an end, and the scheduler may have another do it.
+                let code = match status.code() {
+                    Code::Unavailable => Code::Internal,
+                    code => code,
+                };
                 return Self::with_details(
-                    status.code(),
+                    code,
                     error.to_string(),
                     status.details().to_vec().into(),
                 );
@@ -262,7 +268,9 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_status_keeps_its_code() {
+    fn a_runner_status_keeps_its_code_unless_the_runner_is_away() {
+        let status = Status::from(Error::Runner(Status::unavailable("lost")));
+        assert_eq!(status.code(), Code::Internal);
         let status = Status::from(Error::Runner(Status::invalid_argument("no such file")));
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "runner: no such file");

@@ -140,7 +140,8 @@ impl Runner {
     ///
     /// # Errors
     /// What the runner answers: INVALID_ARGUMENT when the command cannot be
-    /// executed. A timeout is no error.
+    /// executed. UNAVAILABLE when it is lost. A timeout is
+    /// no error.
     pub(crate) async fn run(&self, command: Command) -> Result<Ran, Status> {
         let ran = if self.description.is_some() {
             self.run_extended(command).await

@@ -49,9 +49,10 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a call that asks for work may be held. A connection of which nothing
 /// is heard any more is noticed by this at the latest.
 const LONG_POLL: Duration = Duration::from_secs(300);
-/// Between two calls about an action that executes.
+/// Between two calls about an action that executes. The scheduler says how long;
+/// that an action is no longer wanted is heard at the end of it.
 const BUSY_PAUSE: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(30);
+    Duration::from_millis(250)..=Duration::from_secs(30);
 /// How long an action that was handed out waits for a runner that went away while
 /// there was no work.
 const RECONNECT: Duration = Duration::from_secs(2);

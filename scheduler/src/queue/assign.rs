@@ -114,7 +114,7 @@ impl Queue {
         let desired = Desired::Execute(task.job.clone());
         self.notify_all(id);
         Some(Reply {
-            next: now.wall_after(self.settings.busy_interval),
+            next: now.wall_after(self.settings.report_interval(self.workers.len())),
             desired,
         })
     }

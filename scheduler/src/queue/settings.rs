@@ -6,6 +6,12 @@ use super::limits::Limits;
 use super::matching::Ignored;
 use super::timeout::Timeouts;
 
+/// The shortest time between two reports of an executing worker.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
+/// Each worker adds this to the time between two reports of one: all together
+/// report no more than 500 times a second.
+const SHARE: Duration = Duration::from_millis(2);
+
 /// The numbers a queue goes by. What is not configurable is as in Buildbarn
 /// (bb-remote-execution, cmd/bb_scheduler/main.go), so that its workers fit.
 #[derive(Clone, Debug)]
@@ -23,7 +29,8 @@ pub struct Settings {
     pub no_workers_timeout: Duration,
     /// Whether tasks begin with a look-up in the action cache.
     pub check_action_cache: bool,
-    /// How often an executing worker is to report.
+    /// How long an executing worker may take to report at most; see
+    /// [`Self::report_interval`].
     pub busy_interval: Duration,
     /// The longest time a Synchronize of an idle worker is held. It is a random
     /// one, from half of this up, so that workers started together spread out.
@@ -39,6 +46,19 @@ pub struct Settings {
     pub retry_internal_errors: bool,
     /// How often a task is sent to one worker that keeps forgetting it.
     pub maximum_sends: u32,
+}
+
+impl Settings {
+    /// How long an executing worker takes to its next report, where there are so
+    /// many workers. That its task is cancelled or killed is something that a
+    /// worker hears with the answer to its report, for it takes one call of the
+    /// scheduler's at a time (buildbarn.remoteworker); and so the time is as short
+    /// as the scheduler can bear.
+    pub(super) fn report_interval(&self, workers: usize) -> Duration {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        let shared = SHARE.saturating_mul(workers);
+        shared.max(SHORTEST_INTERVAL).min(self.busy_interval)
+    }
 }
 
 impl Default for Settings {
@@ -61,5 +81,21 @@ impl Default for Settings {
             retry_internal_errors: true,
             maximum_sends: 10,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_workers_report_often_and_many_no_more_than_500_times_a_second() {
+        let settings = Settings::default();
+        let interval = |workers| settings.report_interval(workers).as_millis();
+        assert_eq!(interval(0), 500);
+        assert_eq!(interval(250), 500);
+        assert_eq!(interval(1_000), 2_000);
+        assert_eq!(interval(5_000), 10_000);
+        assert_eq!(interval(usize::MAX), 10_000);
     }
 }

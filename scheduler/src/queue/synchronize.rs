@@ -86,7 +86,7 @@ impl Queue {
         let may_hold = match call.report {
             Report::Executing(digest) if has(&digest) => {
                 let reply = Reply {
-                    next: now.wall_after(self.settings.busy_interval),
+                    next: now.wall_after(self.settings.report_interval(self.workers.len())),
                     desired: Desired::Unchanged,
                 };
                 self.arm_expiry(now, key);
@@ -237,7 +237,7 @@ impl Queue {
         assigned.sends += 1;
         let task = self.tasks.get(&assigned.task)?;
         Some(Reply {
-            next: now.wall_after(self.settings.busy_interval),
+            next: now.wall_after(self.settings.report_interval(self.workers.len())),
             desired: Desired::Execute(task.job.clone()),
         })
     }

@@ -30,7 +30,7 @@ async fn links(farm: &mut Farm, salt: &str) -> String {
         let input = Input::script(&script).file(&farm.storage, "in", b"input");
         response = farm.execute(input).await;
         // A runner whose end is not noticed yet costs one action.
-        if code(&response) != tonic::Code::Unavailable {
+        if code(&response) != tonic::Code::Internal {
             break;
         }
     }

@@ -202,7 +202,8 @@ async fn a_runner_that_dies_costs_the_action_and_not_the_worker() {
     while farm.heard.recv().await.unwrap() != "running" {}
     farm.kill_runner();
     let response = farm.completed().await;
-    assert_eq!(code(&response), Code::Unavailable, "{response:?}");
+    // Which schedulers may answer by giving it to another worker.
+    assert_eq!(code(&response), Code::Internal, "{response:?}");
     // Until there is one again, it asks for no work.
     while farm.heard.recv().await.unwrap() != "completed, prefers being idle" {}
     farm.start_runner(Manners::default());

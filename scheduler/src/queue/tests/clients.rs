@@ -14,7 +14,7 @@ fn an_action_goes_at_once_to_the_worker_idle_longest_and_its_result_to_the_clien
     assert_eq!(farm.stage(operation), Stage::Executing);
     assert!(!farm.answers.contains_key(&second));
     let reply = &farm.answers[&first];
-    assert_eq!(reply.next, farm.now.wall + Duration::from_secs(10));
+    assert_eq!(reply.next, farm.now.wall + Duration::from_millis(500));
     let Desired::Execute(job) = &reply.desired else {
         panic!("{reply:?}");
     };
