@@ -51,6 +51,9 @@ pub enum Error {
     /// An address that can only be listened on, or only be connected to.
     #[error("{0} cannot be connected to")]
     NotConnectable(Address),
+    /// The diagnostics server does not start.
+    #[error("cannot serve diagnostics: {0}")]
+    Diagnostics(io::Error),
     /// The threads of a program cannot be started.
     #[error("cannot start threads: {0}")]
     Threads(io::Error),

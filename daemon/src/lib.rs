@@ -2,8 +2,16 @@
 //!
 //! A program's `main` calls [`start`] before anything else, reads its
 //! configuration with [`config::load`], makes a [`Shutdown`] that its signals
-//! trigger, [`listen`]s, [`serve`]s gRPC until it is told to stop, and reaches
-//! its peers through [`connect`].
+//! trigger, starts its [`Diagnostics`], [`listen`]s, [`serve`]s gRPC until it is told
+//! to stop, and reaches its peers through [`connect`].
+//!
+//! # How to register a metric
+//!
+//! `run` of each program makes its [`Diagnostics`] and hands
+//! [`Diagnostics::metrics`] to whoever has something to count: a part keeps a struct
+//! of counters (`Default`, cloned into what counts) with a `register(&self,
+//! &Metrics)`, as [`metrics`] shows. The crate that defines labels depends on
+//! `prometheus-client` for its derive of `EncodeLabelSet`.
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +19,15 @@ mod accept;
 pub mod address;
 pub mod config;
 pub mod connection;
+pub mod diagnostics;
 pub mod duration;
+pub mod endpoint;
 pub mod error;
+mod grpc_metrics;
 pub mod limits;
 pub mod listener;
+pub mod metrics;
+mod process;
 pub mod program;
 pub mod server;
 pub mod shutdown;
@@ -22,9 +35,12 @@ pub mod telemetry;
 
 pub use address::Address;
 pub use connection::connect;
+pub use diagnostics::{Diagnostics, Global};
+pub use endpoint::Endpoint;
 pub use error::Error;
 pub use limits::raise_open_files;
 pub use listener::{Listener, listen};
+pub use metrics::Metrics;
 pub use program::run;
 pub use server::{serve, serve_to_the_end};
 pub use shutdown::Shutdown;

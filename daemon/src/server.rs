@@ -1,13 +1,17 @@
 //! Serving gRPC.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::accept::Accept;
 use crate::connection::{CONNECTION_WINDOW, STREAM_WINDOW};
-use crate::{Error, Listener, Shutdown};
+use crate::{Diagnostics, Error, Listener};
 
 /// How many calls one connection may have under way. A worker's slots share one,
 /// and each has a call that waits for work: it must exceed their number by far,
@@ -22,21 +26,26 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long calls under way may go on after the program was told to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Serves until told to stop, then lets the calls that are under way finish, for
+/// Serves until told to stop ([`Diagnostics::shutdown`]), beside `routes` the health
+/// service, and counts the calls. Then lets the calls that are under way finish, for
 /// ten seconds: a client that neither ends its call nor reads its answer must not
 /// keep the program from ending. Connections that are left then end with the
 /// program.
 ///
 /// # Errors
 /// The server cannot be built. A connection that fails ends alone.
-pub async fn serve(listener: Listener, routes: Routes, shutdown: Shutdown) -> Result<(), Error> {
-    let stopping = shutdown.clone();
+pub async fn serve(
+    listener: Listener,
+    routes: Routes,
+    diagnostics: Diagnostics,
+) -> Result<(), Error> {
+    let stopping = diagnostics.shutdown().clone();
     let expired = async move {
         stopping.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
-        served = serve_to_the_end(listener, routes, shutdown) => served,
+        served = serve_to_the_end(listener, routes, diagnostics) => served,
         () = expired => {
             tracing::warn!("calls are still under way, and are given up");
             Ok(())
@@ -52,9 +61,14 @@ pub async fn serve(listener: Listener, routes: Routes, shutdown: Shutdown) -> Re
 pub async fn serve_to_the_end(
     listener: Listener,
     routes: Routes,
-    shutdown: Shutdown,
+    diagnostics: Diagnostics,
 ) -> Result<(), Error> {
-    Server::builder()
+    let shutdown = diagnostics.shutdown().clone();
+    let health = HealthReporter::new();
+    let routes = routes.add_service(HealthServer::new(HealthService::from_health_reporter(
+        health.clone(),
+    )));
+    let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(CALLS_PER_CONNECTION)
@@ -64,12 +78,36 @@ pub async fn serve_to_the_end(
         // of those for an attack and closes the connection, unless allowed more.
         .http2_max_pending_accept_reset_streams(Some(16_384))
         .http2_max_local_error_reset_streams(Some(16_384))
+        .layer(diagnostics.grpc().clone())
         .add_routes(routes)
         .serve_with_incoming_shutdown(Accept::new(listener), async move {
             shutdown.cancelled().await;
-        })
-        .await
-        .map_err(Error::from)
+        });
+    tokio::select! {
+        served = server => served.map_err(Error::from),
+        never = tell_health(health, &diagnostics) => match never {},
+    }
+}
+
+/// Has the health service (`grpc.health.v1`) tell whether the program is ready. Once
+/// it stops nothing is told any more, which ends the calls of those who watch.
+async fn tell_health(mut health: HealthReporter, diagnostics: &Diagnostics) -> Infallible {
+    loop {
+        let ready = diagnostics.is_ready();
+        let status = if ready {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        health.set_service_status("", status).await;
+        tokio::select! {
+            () = diagnostics.changed(ready) => {}
+            () = diagnostics.shutdown().cancelled() => {
+                health.clear_service_status("").await;
+                std::future::pending::<()>().await;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +120,9 @@ mod tests {
     use std::sync::Arc;
     use tokio::sync::Notify;
     use tonic::{Request, Response, Status};
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus as wire;
+    use tonic_health::pb::health_client::HealthClient;
 
     /// Answers how many arguments there were; without any it says so here and never
     /// answers.
@@ -111,9 +152,9 @@ mod tests {
     }
 
     async fn call(listener: Listener, address: &Address) {
-        let shutdown = Shutdown::new();
+        let diagnostics = Diagnostics::default();
         let routes = Routes::new(RunnerServer::new(Echo::default()));
-        let server = tokio::spawn(serve(listener, routes, shutdown.clone()));
+        let server = tokio::spawn(serve(listener, routes, diagnostics.clone()));
         let mut client = RunnerClient::new(connect(address).unwrap());
         let request = RunRequest {
             arguments: vec!["a".into(), "b".into()],
@@ -122,7 +163,7 @@ mod tests {
         let response = client.run(request).await.unwrap();
         assert_eq!(response.into_inner().exit_code, 2);
         drop(client);
-        shutdown.cancel();
+        diagnostics.shutdown().cancel();
         server.await.unwrap().unwrap();
     }
 
@@ -150,18 +191,71 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let address = Address::Unix(folder.path().join("socket"));
         let listener = listen(&address).await.unwrap();
-        let shutdown = Shutdown::new();
+        let diagnostics = Diagnostics::default();
         let called = Arc::new(Notify::new());
         let routes = Routes::new(RunnerServer::new(Echo(called.clone())));
-        let server = tokio::spawn(serve(listener, routes, shutdown.clone()));
+        let server = tokio::spawn(serve(listener, routes, diagnostics.clone()));
         let mut client = RunnerClient::new(connect(&address).unwrap());
         let never = tokio::spawn(async move { client.run(RunRequest::default()).await });
         called.notified().await;
-        shutdown.cancel();
+        diagnostics.shutdown().cancel();
         // The grace passes on the virtual clock.
         tokio::time::pause();
         server.await.unwrap().unwrap();
         never.abort();
+    }
+
+    #[tokio::test]
+    async fn health_is_told_by_grpc_and_calls_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = Address::Unix(folder.path().join("socket"));
+        let diagnostics = Diagnostics::default();
+        let routes = Routes::new(RunnerServer::new(Echo::default()));
+        let listener = listen(&address).await.unwrap();
+        let server = tokio::spawn(serve(listener, routes, diagnostics.clone()));
+        let channel = connect(&address).unwrap();
+        let mut health = HealthClient::new(channel.clone());
+        let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap();
+        let mut told = async || watch.get_mut().message().await.unwrap();
+        assert_eq!(told().await.unwrap().status(), wire::NotServing);
+        diagnostics.ready(true);
+        assert_eq!(told().await.unwrap().status(), wire::Serving);
+        let check = health.check(HealthCheckRequest::default()).await.unwrap();
+        assert_eq!(check.into_inner().status(), wire::Serving);
+
+        let mut client = RunnerClient::new(channel.clone());
+        client
+            .check_readiness(CheckReadinessRequest::default())
+            .await
+            .unwrap();
+        for name in ["Own", "Other"] {
+            let path = format!("/buildbarn.runner.Runner/{name}").parse().unwrap();
+            let mut grpc = tonic::client::Grpc::new(channel.clone());
+            grpc.ready().await.unwrap();
+            let codec = tonic_prost::ProstCodec::<(), ()>::default();
+            let refused = grpc.unary(Request::new(()), path, codec).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Unimplemented);
+        }
+        let text = diagnostics.metrics().to_text();
+        for line in [
+            "grpc_server_handled_total{grpc_type=\"unary\",grpc_service=\"buildbarn.runner.Runner\",\
+             grpc_method=\"CheckReadiness\",grpc_code=\"OK\"} 1",
+            "grpc_server_handled_total{grpc_type=\"unary\",grpc_service=\"unknown\",\
+             grpc_method=\"unknown\",grpc_code=\"Unimplemented\"} 2",
+            "grpc_server_started_total{grpc_type=\"server_stream\",\
+             grpc_service=\"grpc.health.v1.Health\",grpc_method=\"Watch\"} 1",
+            "grpc_server_handling_seconds_count{grpc_type=\"unary\",\
+             grpc_service=\"buildbarn.runner.Runner\",grpc_method=\"CheckReadiness\"} 1",
+        ] {
+            assert!(text.contains(line), "{line}\nis not in\n{text}");
+        }
+        assert!(!text.contains("Other"), "{text}");
+
+        // A call that only watches keeps no program from stopping.
+        diagnostics.shutdown().cancel();
+        assert!(told().await.is_none());
+        drop((client, health, channel));
+        server.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -56,6 +57,11 @@ pub struct Up {
     /// What actions see as their root directory.
     #[arg(long, value_enum, default_value_t)]
     pub root: Root,
+    /// Where metrics and health are told by HTTP: the scheduler's here, the worker's,
+    /// the runner's and the storage's at the three ports that follow [default: on
+    /// sockets in the state directory].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub diagnostics: Option<SocketAddr>,
 }
 
 /// Options of one remote command.

@@ -63,6 +63,7 @@ async fn on_own_farm(arguments: &cli::Run, shutdown: &daemon::Shutdown) -> Resul
         slots: 1,
         platform: Vec::new(),
         root: arguments.root,
+        diagnostics: None,
         log: "error",
     })?;
     let ready = tokio::select! {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use daemon::Address;
+use daemon::{Address, Global};
 use sandbox::{HostIds, Limits, Need, Policy, Protection, ServiceHalf};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ use crate::error::StartError;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// What all programs have: the diagnostics server.
+    #[serde(default)]
+    pub global: Global,
     /// The absolute directory that worker and runner share; every path of a
     /// request is relative to it. Each of the two may know it by a path of its own.
     pub build_directory_path: PathBuf,

@@ -49,13 +49,15 @@ fn start(config: Config) -> Result<ExitCode, StartError> {
         .iter()
         .map(bind)
         .collect::<Result<Vec<_>, _>>()?;
+    let diagnostics = config.global.bind()?;
     let keep = sockets
         .iter()
+        .chain(&diagnostics)
         .map(|socket| socket.as_fd().as_raw_fd())
         .collect();
     let sandbox = config.sandbox(keep)?;
     let code = sandbox::split(sandbox, |client| {
-        serve::run(client, sockets, &config).unwrap_or_else(|error| {
+        serve::run(client, sockets, diagnostics, &config).unwrap_or_else(|error| {
             tracing::error!("{error}");
             ExitCode::FAILURE
         })

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use daemon::listener::Socket;
-use daemon::{Listener, Shutdown};
+use daemon::{Diagnostics, Listener, Shutdown};
 use proto::wire::runner::runner_server::RunnerServer;
 use proto::wire::runner_extension::runner_extension_server::RunnerExtensionServer;
 use sandbox::Client;
@@ -27,18 +27,20 @@ const REQUEST_BYTES: usize = (sandbox::RUN_BYTES as usize) + (64 << 10);
 pub(crate) fn run(
     client: Client,
     sockets: Vec<Socket>,
+    diagnostics: Vec<Socket>,
     config: &Config,
 ) -> Result<ExitCode, StartError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(StartError::Serve)?
-        .block_on(serve(client, sockets, config))
+        .block_on(serve(client, sockets, diagnostics, config))
 }
 
 async fn serve(
     client: Client,
     sockets: Vec<Socket>,
+    diagnostics_sockets: Vec<Socket>,
     config: &Config,
 ) -> Result<ExitCode, StartError> {
     let concurrent = config.maximum_concurrent.unwrap_or(1);
@@ -48,6 +50,8 @@ async fn serve(
         tracing::warn!(%protection, why, remedy = held.remedy, "commands run without a protection");
     }
     let shutdown = stop_on_signal(launcher.clone()).map_err(StartError::Serve)?;
+    let diagnostics = Diagnostics::new(&shutdown);
+    diagnostics.serve_on(&config.global, diagnostics_sockets)?;
     let runner = RunnerServer::new(RunnerService {
         launcher: launcher.clone(),
         set_tmpdir: config.set_tmpdir_environment_variable,
@@ -64,9 +68,10 @@ async fn serve(
         let listener = Listener::try_from(socket).map_err(StartError::Serve)?;
         tracing::info!("serving on {}", listener.local_address());
         // A worker that stops finishes its actions first, however long they take.
-        let served = daemon::serve_to_the_end(listener, routes.clone(), shutdown.clone());
+        let served = daemon::serve_to_the_end(listener, routes.clone(), diagnostics.clone());
         servers.spawn(served);
     }
+    diagnostics.ready(true);
     loop {
         tokio::select! {
             () = launcher.gone() => return Ok(ExitCode::FAILURE),

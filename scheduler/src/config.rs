@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
-use daemon::Address;
 use daemon::config::{Configuration, Duration};
+use daemon::{Address, Global};
 use proto::{InstanceName, PlatformKey};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,9 @@ use crate::service::invocation::KeyExtractor;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// What all programs have: the diagnostics server.
+    #[serde(default)]
+    pub global: Global,
     /// Where clients reach Execution, Operations and Capabilities.
     pub client_grpc_servers: Vec<Address>,
     /// Where workers reach the OperationQueue. Whoever can connect here is

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use daemon::Shutdown;
+use daemon::{Diagnostics, Shutdown};
 use proto::wire::buildqueuestate::build_queue_state_server::BuildQueueStateServer;
 use proto::wire::longrunning::operations_server::OperationsServer;
 use proto::wire::remoteworker::operation_queue_server::OperationQueueServer;
@@ -33,6 +33,7 @@ use crate::service::{Actions, Dispatcher};
 /// fails.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let settings = config.settings()?;
+    let diagnostics = Diagnostics::start(&config.global, &shutdown)?;
     let cas = daemon::connect(&config.content_addressable_storage)?;
     let storage = Arc::new(match &config.action_cache {
         None => RemoteStorage::new(cas),
@@ -69,10 +70,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     for (listener, _) in &listeners {
         tracing::info!(address = listener.local_address(), "listening");
     }
+    diagnostics.ready(true);
     let servers = listeners.into_iter().map(|(listener, routes)| {
+        let diagnostics = diagnostics.clone();
         let shutdown = shutdown.clone();
         async move {
-            let served = daemon::serve(listener, routes, shutdown.clone()).await;
+            let served = daemon::serve(listener, routes, diagnostics).await;
             // If one server fails, the others stop too.
             shutdown.cancel();
             served

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use daemon::Address;
+use daemon::{Address, Global};
 use serde::{Deserialize, Serialize};
 
 /// A storage daemon: the embedded store, the endpoint for clients and the one for
@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// What all programs have: the diagnostics server.
+    #[serde(default)]
+    pub global: Global,
     /// Where the store is kept. One process at a time.
     pub directory: PathBuf,
     /// What all blobs may take on disk together, in bytes. Those used longest ago
@@ -56,6 +59,7 @@ impl Config {
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         Self {
+            global: Global::default(),
             directory,
             maximum_size_bytes: maximum_size_bytes(),
             maximum_action_cache_size_bytes: maximum_action_cache_size_bytes(),

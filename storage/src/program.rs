@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use daemon::Shutdown;
+use daemon::{Diagnostics, Shutdown};
 use futures::future::try_join_all;
 
 use crate::complete::Complete;
@@ -17,6 +17,7 @@ use crate::store::{ActionCache, BlobStore};
 /// # Errors
 /// The store cannot be opened, or a listener fails.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    let diagnostics = Diagnostics::start(&config.global, &shutdown)?;
     // Listening first: what connects while the store is opened waits, and is not
     // refused.
     let mut clients = Vec::new();
@@ -41,7 +42,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         actions: actions.clone(),
         scheduler,
         allow_action_cache_updates: config.allow_client_action_cache_updates,
-        shutdown: shutdown.clone(),
+        shutdown,
     }
     .routes();
     let internal = internal_routes(blobs, actions);
@@ -55,8 +56,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         )
         .map(|(listener, routes)| {
             tracing::info!(address = listener.local_address(), "serving storage");
-            daemon::serve(listener, routes, shutdown.clone())
+            daemon::serve(listener, routes, diagnostics.clone())
         });
+    diagnostics.ready(true);
     try_join_all(served).await?;
     Ok(())
 }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use daemon::Address;
 use daemon::config::Configuration;
+use daemon::{Address, Global};
 use proto::{InstanceName, PlatformKey};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,9 @@ use crate::Error;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// What all programs have: the diagnostics server.
+    #[serde(default)]
+    pub global: Global,
     /// Where blobs are: any REv2 storage.
     pub content_addressable_storage: Address,
     /// Where results are written. Absent: the same storage.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use daemon::Shutdown;
+use daemon::{Diagnostics, Shutdown};
 use nix::sys::stat::Mode;
 use proto::wire::remoteworker::operation_queue_client::OperationQueueClient;
 use storage::{ActionCache, BlobStore, RemoteStorage};
@@ -40,7 +40,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         None => RemoteStorage::new(cas),
         Some(cache) => RemoteStorage::with_action_cache(cas, daemon::connect(cache)?),
     });
-    serve(config, storage.clone(), storage, shutdown).await
+    let diagnostics = Diagnostics::start(&config.global, &shutdown)?;
+    serve(config, storage.clone(), storage, diagnostics).await
 }
 
 /// [`run`] over any storage.
@@ -48,7 +49,7 @@ pub(crate) async fn serve(
     config: Config,
     store: Arc<dyn BlobStore>,
     action_cache: Arc<dyn ActionCache>,
-    shutdown: Shutdown,
+    diagnostics: Diagnostics,
 ) -> Result<(), Error> {
     let slots = config.slots()?;
     // Directories that commands write to are made 0777: the command's user is
@@ -95,9 +96,10 @@ pub(crate) async fn serve(
                 },
                 sessions: Arc::clone(&sessions),
             };
-            running.spawn(slot.run(shutdown.clone()));
+            running.spawn(slot.run(diagnostics.shutdown().clone()));
         }
     }
+    diagnostics.ready(true);
     tracing::info!(slots = count, "worker is up");
     while let Some(ended) = running.join_next().await {
         ended?;

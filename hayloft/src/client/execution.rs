@@ -154,7 +154,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use daemon::{Address, Shutdown};
+    use daemon::{Address, Diagnostics};
     use futures::StreamExt;
     use futures::stream::BoxStream;
     use proto::messages::pack_rev2;
@@ -208,7 +208,7 @@ mod tests {
         let listener = daemon::listen(&address).await.unwrap();
         let asked = Arc::new(AtomicU32::new(0));
         let routes = Routes::new(ExecutionServer::new(Fragile(asked.clone())));
-        let server = tokio::spawn(daemon::serve(listener, routes, Shutdown::new()));
+        let server = tokio::spawn(daemon::serve(listener, routes, Diagnostics::default()));
         let client = Client::connect(&address, InstanceName::empty()).unwrap();
         let action = Digest::of(DigestFunction::Sha256, b"action");
         client.execute(action, false, |_| {}).await.unwrap();

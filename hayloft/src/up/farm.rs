@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs::{File, Permissions};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -39,6 +39,9 @@ pub struct Options {
     pub platform: Vec<(String, String)>,
     /// What actions see as their root directory.
     pub root: Root,
+    /// Where the first role's diagnostics are told; the other roles' at the ports that
+    /// follow. None: on sockets in the state directory.
+    pub diagnostics: Option<SocketAddr>,
     /// What its roles log where `HAYLOFT_LOG` does not say.
     pub log: &'static str,
 }
@@ -90,11 +93,13 @@ impl Farm {
         let users = *state.identities();
         let start = |role: &'static str,
                      user: Option<u32>,
-                     sockets: Vec<OwnedFd>,
+                     mut sockets: Vec<OwnedFd>,
                      folders: &[PathBuf],
-                     config: &Value|
+                     mut config: Value|
          -> Result<Child> {
-            write(&run.join(format!("{role}.json")), config)?;
+            sockets.push(bind_diagnostics(&run, role, options.diagnostics)?);
+            config["global"] = diagnostics_config(&sockets);
+            write(&run.join(format!("{role}.json")), &config)?;
             let folders = std::iter::once(&run)
                 .chain(folders)
                 .map(|path| {
@@ -120,28 +125,28 @@ impl Farm {
             None,
             vec![runner_socket],
             &[],
-            &runner_config(options, &state),
+            runner_config(options, &state),
         )?;
         let storage = start(
             "storage",
             users.storage(),
             vec![front, storage_socket],
             &[state.storage()],
-            &storage_config(),
+            storage_config(),
         )?;
         let scheduler = start(
             "scheduler",
             users.scheduler(),
             vec![client_socket, scheduler_socket],
             &[],
-            &scheduler_config(options),
+            scheduler_config(options),
         )?;
         let worker = start(
             "worker",
             users.worker(),
             Vec::new(),
             &[state.build(), state.cache()],
-            &worker_config(options),
+            worker_config(options),
         )?;
         Ok(Self {
             address,
@@ -216,6 +221,28 @@ fn bind(run: &Path, name: &str, peers: &[Option<u32>]) -> Result<OwnedFd> {
         Ok::<_, std::io::Error>(socket.into())
     };
     listen().with_context(|| format!("cannot listen on {}", path.display()))
+}
+
+/// Makes the socket of a role's diagnostics.
+fn bind_diagnostics(run: &Path, role: &str, first: Option<SocketAddr>) -> Result<OwnedFd> {
+    let Some(mut address) = first else {
+        return bind(run, &format!("{role}-diagnostics.sock"), &[]);
+    };
+    let after = ["scheduler", "worker", "runner", "storage"]
+        .into_iter()
+        .zip(0..)
+        .find_map(|(name, after)| (name == role).then_some(after));
+    let port = after.and_then(|after| address.port().checked_add(after));
+    address.set_port(port.context("the ports of --diagnostics end at 65535")?);
+    let socket = TcpListener::bind(address)
+        .with_context(|| format!("cannot tell the {role}'s diagnostics on {address}"))?;
+    Ok(socket.into())
+}
+
+/// For the role whose last socket is that of its diagnostics.
+fn diagnostics_config(sockets: &[OwnedFd]) -> Value {
+    let last = format!("fd:{}", 2 + sockets.len());
+    json!({"diagnostics_http_server": {"http_servers": [last]}})
 }
 
 fn write(path: &Path, config: &Value) -> Result<()> {

@@ -35,6 +35,7 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
         slots: arguments.slots.unwrap_or_else(default_slots),
         platform: arguments.platform.clone(),
         root: arguments.root,
+        diagnostics: arguments.diagnostics,
         log: "info",
     };
     runtime()?.block_on(async {

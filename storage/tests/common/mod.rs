@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use daemon::{Address, Shutdown};
+use daemon::{Address, Diagnostics, Shutdown};
 use futures::{StreamExt, TryStreamExt};
 use proto::{Digest, DigestFunction, InstanceName};
 use storage::local::{Actions, Blobs, Limits};
@@ -87,7 +87,7 @@ impl Server {
         let address = Address::Unix(folder.path().join("socket"));
         let shutdown = Shutdown::new();
         let listener = daemon::listen(&address).await.unwrap();
-        tokio::spawn(daemon::serve(listener, routes, shutdown.clone()));
+        tokio::spawn(daemon::serve(listener, routes, Diagnostics::new(&shutdown)));
         Self {
             channel: daemon::connect(&address).unwrap(),
             shutdown,

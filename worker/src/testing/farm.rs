@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use daemon::Shutdown;
+use daemon::{Diagnostics, Shutdown};
 use proto::wire::remoteworker::desired_state::Executing;
 use proto::wire::remoteworker::operation_queue_server::OperationQueueServer;
 use proto::wire::rev2::ExecuteResponse;
@@ -90,7 +90,7 @@ impl Farm {
             config,
             storage.clone(),
             storage,
-            self.shutdown.clone(),
+            Diagnostics::new(&self.shutdown),
         )));
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use daemon::{Address, Shutdown};
+use daemon::{Address, Diagnostics, Shutdown};
 use futures::StreamExt as _;
 use prost::Message;
 use proto::messages::unpack;
@@ -173,7 +173,7 @@ impl Farm {
             .add_service(workers)
             .add_service(BuildQueueStateServer::new(operators.clone()))
             .add_service(ExplanationServer::new(operators));
-        tokio::spawn(daemon::serve(listener, routes, shutdown.clone()));
+        tokio::spawn(daemon::serve(listener, routes, Diagnostics::new(&shutdown)));
         let driven = dispatcher.clone();
         tokio::spawn(async move { driven.drive().await });
         Self {
