@@ -30,6 +30,10 @@ impl RunnerExtension for ExtensionService {
         };
         Ok(Response::new(DescribeResponse {
             root: root.into(),
+            maximum_layers: match self.launcher.overlays() {
+                true => u32::try_from(sandbox::MOST_LAYERS).unwrap_or(u32::MAX),
+                false => 0,
+            },
             own_uids: protections
                 .iter()
                 .any(|held| held.held && held.protection == sandbox::Protection::OwnUid),
@@ -45,7 +49,11 @@ impl RunnerExtension for ExtensionService {
     }
 
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<RunResponse>, Status> {
-        let request = request::validate(request.into_inner(), self.set_tmpdir)?;
+        let request = request.into_inner();
+        if request.overlay.is_some() && !self.launcher.overlays() {
+            return Err(Status::unimplemented("overlay: this host cannot make any"));
+        }
+        let request = request::validate(request, self.set_tmpdir)?;
         let done = self.launcher.run(&request).await?;
         Ok(Response::new(RunResponse {
             exit_code: result::exit_code(done.end)?,

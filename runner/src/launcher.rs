@@ -84,6 +84,11 @@ impl Launcher {
         self.connection.socket.get_ref().protections()
     }
 
+    /// Whether input roots can be overlays.
+    pub(crate) fn overlays(&self) -> bool {
+        self.connection.socket.get_ref().overlays()
+    }
+
     /// Runs a command when it is its turn; returns when all of it is dead.
     pub(crate) async fn run(&self, request: &RunRequest) -> Result<Done, Error> {
         let turns = Arc::clone(&self.connection.turns);

@@ -24,6 +24,7 @@ pub(crate) fn without_timeout(request: runner::RunRequest) -> runner_extension::
         temporary_directory: request.temporary_directory,
         server_logs_directory: request.server_logs_directory,
         timeout: None,
+        overlay: None,
     }
 }
 
@@ -51,6 +52,7 @@ pub(crate) fn validate(
     if stdout_path == stderr_path {
         return invalid("stderr_path", "is the stdout_path");
     }
+    let (lower_directories, scratch_directory) = overlay(request.overlay.as_ref())?;
     // Nothing is put there yet, but a wrong one is wrong already.
     path("server_logs_directory", &request.server_logs_directory)?;
     let arguments = arguments(request.arguments)?;
@@ -64,11 +66,34 @@ pub(crate) fn validate(
         environment,
         working_directory,
         input_root_directory,
+        lower_directories,
+        scratch_directory,
         temporary_directory,
         stdout_path,
         stderr_path,
         timeout,
     })
+}
+
+/// The directories below the input root, and the one for what is written.
+type Layers = (Vec<Vec<u8>>, Vec<u8>);
+
+fn overlay(overlay: Option<&runner_extension::Overlay>) -> Result<Layers, Error> {
+    const LOWER: &str = "overlay.lower_directories";
+    let Some(overlay) = overlay else {
+        return Ok(Layers::default());
+    };
+    let most = sandbox::MOST_LAYERS - 1;
+    if overlay.lower_directories.len() > most {
+        return invalid(LOWER, format!("are more than {most}"));
+    }
+    let lower: Vec<_> = overlay
+        .lower_directories
+        .iter()
+        .map(|text| named(LOWER, text))
+        .collect::<Result<_, _>>()?;
+    let scratch = named("overlay.scratch_directory", &overlay.scratch_directory)?;
+    Ok((lower, scratch))
 }
 
 /// A path below the build directory (or the input root), possibly empty.
@@ -235,6 +260,41 @@ mod tests {
                     .insert(name.into(), value.into());
             });
             assert!(message.starts_with("environment_variables: "), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_overlay_names_its_directories() {
+        assert!(
+            validate(request(), false)
+                .unwrap()
+                .scratch_directory
+                .is_empty()
+        );
+        let overlay = |lower: &[&str], scratch: &str| {
+            Some(runner_extension::Overlay {
+                lower_directories: lower.iter().map(ToString::to_string).collect(),
+                scratch_directory: scratch.into(),
+            })
+        };
+        let mut layered = request();
+        layered.overlay = overlay(&["layers/1", "layers/2"], "1/scratch");
+        let valid = validate(layered, false).unwrap();
+        assert_eq!(valid.lower_directories, [b"layers/1", b"layers/2"]);
+        assert_eq!(valid.scratch_directory, b"1/scratch");
+        for (lower, scratch, message) in [
+            (&["a"][..], "", "overlay.scratch_directory: is empty"),
+            (&["a"], "/etc", "overlay.scratch_directory: "),
+            (&["../a"], "s", "overlay.lower_directories: "),
+            (&[""], "s", "overlay.lower_directories: is empty"),
+            (
+                &["a"; 500],
+                "s",
+                "overlay.lower_directories: are more than 499",
+            ),
+        ] {
+            let refusal = refused(|request| request.overlay = overlay(lower, scratch));
+            assert!(refusal.starts_with(message), "{refusal}");
         }
     }
 

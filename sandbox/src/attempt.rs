@@ -167,7 +167,7 @@ fn mount_calls() -> nix::Result<()> {
     sys::move_mount(tree.as_fd(), root.as_fd(), c"usr")
 }
 
-fn in_child(attempt: impl FnOnce() -> nix::Result<()>) -> i32 {
+pub(crate) fn in_child(attempt: impl FnOnce() -> nix::Result<()>) -> i32 {
     // SAFETY: this process was forked from one with a single thread.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => sys::exit_now(errno_of(attempt())),

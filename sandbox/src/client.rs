@@ -24,6 +24,7 @@ use crate::run_request::RunRequest;
 pub struct Client {
     socket: OwnedFd,
     protections: Vec<Held>,
+    overlays: bool,
 }
 
 /// A message that could not be exchanged.
@@ -91,11 +92,19 @@ pub(crate) fn required_seals() -> SealFlag {
 }
 
 impl Client {
-    pub(crate) fn new(socket: OwnedFd, protections: Vec<Held>) -> Self {
+    pub(crate) fn new(socket: OwnedFd, protections: Vec<Held>, overlays: bool) -> Self {
         Self {
             socket,
             protections,
+            overlays,
         }
+    }
+
+    /// Whether input roots can be overlays, as far as the kernel and the ids of
+    /// commands go.
+    #[must_use]
+    pub fn overlays(&self) -> bool {
+        self.overlays
     }
 
     /// Every protection, and whether the sandboxes of this launcher have it.

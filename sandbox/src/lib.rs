@@ -26,8 +26,10 @@ mod launcher;
 mod limits;
 mod memory;
 mod message;
+mod mount_map;
 mod mounts;
 mod order;
+mod overlay;
 mod paths;
 mod plan;
 mod policy;
@@ -49,6 +51,7 @@ pub use limits::{MOST_RECLAIMS, most_concurrent};
 pub use message::{
     Done, End, Failure, FailureKind, MessageError, PATH_BYTES, RUN_BYTES, Reply, Request, Usage,
 };
+pub use overlay::MOST_LAYERS;
 pub use plan::{Held, Plan, Refusal};
 pub use policy::{HostIds, Limits, Need, Policy, Protection, Root};
 pub use probe::{Feature, Finding, Probe};

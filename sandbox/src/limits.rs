@@ -46,8 +46,9 @@ pub const MOST_RECLAIMS: usize = 64;
 /// time, with so many sandboxes ready ahead.
 #[must_use]
 pub fn most_concurrent(pool_size: usize) -> usize {
-    // A process, a channel and the input root; one in reserve for what is queued.
-    const FILES_OF_RUN: u64 = 4;
+    // A process, a channel, the input root and the mapping of its mounts; one in
+    // reserve for what is queued.
+    const FILES_OF_RUN: u64 = 5;
     // Its own, helpers', and those of sandboxes on their way out.
     const OTHER_FILES: u64 = 256;
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);

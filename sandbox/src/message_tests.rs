@@ -11,6 +11,8 @@ fn run() -> RunRequest {
             (b"E".to_vec(), vec![]),
         ],
         working_directory: b"w".to_vec(),
+        lower_directories: vec![b"layers/1".to_vec(), b"layers/2".to_vec()],
+        scratch_directory: b"1/scratch".to_vec(),
         input_root_directory: b"1/root".to_vec(),
         temporary_directory: b"1/tmp".to_vec(),
         stdout_path: b"1/stdout".to_vec(),

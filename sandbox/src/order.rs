@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::message::RUN_BYTES;
+use crate::overlay::{self, Layers, Work};
 use crate::paths::{self, Relative};
 use crate::plan::Plan;
 use crate::policy::{HostIds, Root};
@@ -39,6 +40,8 @@ pub(crate) struct Directions {
     pub(crate) program: String,
     pub(crate) working_directory: String,
     input_root_directory: Vec<u8>,
+    lower_directories: Vec<Vec<u8>>,
+    scratch_directory: Vec<u8>,
     temporary_directory: Vec<u8>,
     stdout_path: Vec<u8>,
     stderr_path: Vec<u8>,
@@ -52,6 +55,11 @@ impl Directions {
             .into_iter()
             .any(|path| *path == other.stdout_path || *path == other.stderr_path)
     }
+
+    /// Whether the input root is to be an overlay.
+    pub(crate) fn wants_overlay(&self) -> bool {
+        !self.scratch_directory.is_empty()
+    }
 }
 
 /// The directories and files of a run.
@@ -62,6 +70,15 @@ struct Opened {
     stdout: OwnedFd,
     stderr: OwnedFd,
     mount_points: Option<MountPoints>,
+    work: Option<Work>,
+}
+
+/// What was made for a run outside its sandbox, to be undone when the sandbox is
+/// dead, in this order.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    _mount_points: Option<MountPoints>,
+    _work: Option<Work>,
 }
 
 impl Order {
@@ -85,6 +102,8 @@ impl Order {
                 program: text(request.arguments.first().map_or(&[][..], |a| a)),
                 working_directory: text(&request.working_directory),
                 input_root_directory: request.input_root_directory,
+                lower_directories: request.lower_directories,
+                scratch_directory: request.scratch_directory,
                 temporary_directory: request.temporary_directory,
                 stdout_path: request.stdout_path,
                 stderr_path: request.stderr_path,
@@ -96,12 +115,25 @@ impl Order {
     }
 
     /// Opens its directories below `build` and makes its output files, unless
-    /// that was done before.
-    pub(crate) fn open(&mut self, build: BorrowedFd<'_>, plan: &Plan) -> Result<(), Rejection> {
+    /// that was done before. `map` shows the worker's files as the sandbox's.
+    pub(crate) fn open(
+        &mut self,
+        build: BorrowedFd<'_>,
+        plan: &Plan,
+        map: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Rejection> {
         if self.opened.is_none() {
-            self.opened = Some(Opened::new(&self.directions, build, plan)?);
+            self.opened = Some(Opened::new(&self.directions, build, plan, map)?);
         }
         Ok(())
+    }
+
+    /// The sandbox did not take it: what was made for that one's ids is undone.
+    pub(crate) fn returned(mut self) -> Self {
+        if self.directions.wants_overlay() {
+            self.opened = None;
+        }
+        self
     }
 
     /// The descriptors that a sandbox is given, in its order; of what is opened.
@@ -115,15 +147,33 @@ impl Order {
     }
 
     /// What is left of it when a sandbox has it.
-    pub(crate) fn handed(self) -> (Directions, Option<MountPoints>) {
-        let mount_points = self.opened.and_then(|opened| opened.mount_points);
-        (self.directions, mount_points)
+    pub(crate) fn handed(self) -> (Directions, Made) {
+        let made = self.opened.map(|opened| Made {
+            _mount_points: opened.mount_points,
+            _work: opened.work,
+        });
+        (self.directions, made.unwrap_or_default())
     }
 }
 
 impl Opened {
-    fn new(of: &Directions, build: BorrowedFd<'_>, plan: &Plan) -> Result<Self, Rejection> {
-        let (root, input) = directory(build, "input root directory", &of.input_root_directory)?;
+    fn new(
+        of: &Directions,
+        build: BorrowedFd<'_>,
+        plan: &Plan,
+        map: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, Rejection> {
+        let (root, input, work) = if of.wants_overlay() {
+            let (mount, work) = overlay(of, build, map)?;
+            let errno = |errno| Rejection::new("open the overlay", "", errno);
+            let root = mount.try_clone();
+            let root = root.map_err(|_| errno(Errno::EMFILE))?;
+            (root, mount, Some(work))
+        } else {
+            let path = &of.input_root_directory;
+            let (root, input) = directory(build, "input root directory", path)?;
+            (root, input, None)
+        };
         let temporary = match &of.temporary_directory[..] {
             b"" => None,
             path => Some(directory(build, "temporary directory", path)?.1),
@@ -138,8 +188,29 @@ impl Opened {
             stdout: output(build, "stdout path", &of.stdout_path, plan.host_ids)?,
             stderr: output(build, "stderr path", &of.stderr_path, plan.host_ids)?,
             mount_points,
+            work,
         })
     }
+}
+
+fn overlay(
+    of: &Directions,
+    build: BorrowedFd<'_>,
+    map: Option<BorrowedFd<'_>>,
+) -> Result<(OwnedFd, Work), Rejection> {
+    let what = "make the overlay of the input root";
+    let reject = |errno| Rejection::new(what, text(&of.input_root_directory), errno);
+    let map = map.ok_or_else(|| reject(Errno::ENOTSUP))?;
+    let top = std::iter::once(&of.input_root_directory);
+    let lower = top.chain(&of.lower_directories);
+    let lower: Vec<_> = lower
+        .map(|path| relative("lower directory", path))
+        .collect::<Result<_, _>>()?;
+    let layers = Layers {
+        lower: &lower,
+        scratch: &relative("scratch directory", &of.scratch_directory)?,
+    };
+    overlay::make(build, map, &layers).map_err(reject)
 }
 
 /// Mount points that were made in an input root. Dropping it removes them, so that

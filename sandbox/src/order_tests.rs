@@ -77,6 +77,7 @@ fn an_order_whose_sandbox_died_goes_to_another() {
             host_id: 0,
             last: None,
             silent: false,
+            mount_map: None,
         };
         (sandbox, theirs)
     };
@@ -87,7 +88,7 @@ fn an_order_whose_sandbox_died_goes_to_another() {
         panic!("a dead sandbox took an order");
     };
     let (mut alive, init) = sandbox();
-    assert!(alive.run(build.as_fd(), &plan, order).is_ok());
+    assert!(alive.run(build.as_fd(), &plan, *order).is_ok());
     let datagram = crate::client::receive_datagram(init.as_fd())
         .unwrap()
         .unwrap();

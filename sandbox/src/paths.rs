@@ -51,8 +51,12 @@ impl Relative {
 /// Opens the directory at `path` below `base` (`O_PATH`). No component may be
 /// a symbolic link.
 pub(crate) fn open_directory(base: BorrowedFd<'_>, path: &Relative) -> nix::Result<OwnedFd> {
+    open_with(base, path, OFlag::O_PATH)
+}
+
+fn open_with(base: BorrowedFd<'_>, path: &Relative, access: OFlag) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .flags(access | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(
             ResolveFlag::RESOLVE_BENEATH
                 | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -60,6 +64,11 @@ pub(crate) fn open_directory(base: BorrowedFd<'_>, path: &Relative) -> nix::Resu
         );
     let path = if path.0.is_empty() { b"." } else { &path.0[..] };
     openat2(base, path, how)
+}
+
+/// As [`open_directory`], to be read.
+pub(crate) fn open_readable(base: BorrowedFd<'_>, path: &Relative) -> nix::Result<OwnedFd> {
+    open_with(base, path, OFlag::O_RDONLY)
 }
 
 /// Opens the file that a command's output goes to, for appending. It is created;

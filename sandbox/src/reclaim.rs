@@ -5,7 +5,8 @@
 //! all dead, everything that belongs to a command's uid is opened up:
 //! directories become 0777, regular files get read rights for all and lose set-id
 //! bits. What belongs to others (above all the worker's cache, hardlinked there) is
-//! not touched. Nor is, where commands run as the runner's own user, a file with
+//! not touched, except for directories of root's, where the worker is not root: the
+//! launcher itself made those, for an overlay, and did not live to remove them. Nor is, where commands run as the runner's own user, a file with
 //! several names, which might be that user's elsewhere; at a uid of its own, a
 //! command has made every one of them. Other file systems are not entered.
 //!
@@ -33,15 +34,21 @@ const KEPT: u64 = 1 << 2 | 1 << 3;
 struct Owners {
     ids: HostIds,
     own: Uid,
+    /// Directories of root's are the launcher's.
+    root_is_launcher: bool,
 }
 
 impl Owners {
     /// The mode that this inode is to have, when that is another.
     fn mode(self, stat: &FileStat) -> Option<libc::mode_t> {
+        let mode = stat.st_mode & 0o7777;
+        let is_directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        if self.root_is_launcher && stat.st_uid == 0 && is_directory {
+            return (mode != 0o777).then_some(0o777);
+        }
         if !self.ids.contain(stat.st_uid, self.own.as_raw()) {
             return None;
         }
-        let mode = stat.st_mode & 0o7777;
         let made_by_command = match self.ids {
             HostIds::Range { .. } => true,
             HostIds::SameUser => stat.st_nlink == 1,
@@ -58,9 +65,11 @@ impl Owners {
 /// In a child of the launcher: gives up what is not needed, and walks.
 /// Returns how many modes were changed.
 pub(crate) fn run(directory: BorrowedFd<'_>, ids: HostIds) -> nix::Result<u64> {
+    let own = geteuid();
     let owners = Owners {
         ids,
-        own: geteuid(),
+        own,
+        root_is_launcher: own.is_root() && fstat(directory)?.st_uid != 0,
     };
     let kept = sys::capabilities()?.permitted & KEPT;
     sys::set_capabilities(sys::Capabilities {
@@ -186,6 +195,7 @@ mod tests {
                 count: 10,
             },
             own: Uid::from_raw(0),
+            root_is_launcher: false,
         };
         let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links));
         assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
@@ -197,6 +207,14 @@ mod tests {
             assert_eq!(mode(stranger, libc::S_IFDIR, 2), None);
             assert_eq!(mode(stranger, libc::S_IFREG, 1), None);
         }
+        let owners = Owners {
+            root_is_launcher: true,
+            ..owners
+        };
+        let mode = |uid, mode| owners.mode(&stat(uid, mode, 2));
+        assert_eq!(mode(0, libc::S_IFDIR | 0o700), Some(0o777));
+        assert_eq!(mode(0, libc::S_IFREG | 0o600), None);
+        assert_eq!(mode(99, libc::S_IFDIR | 0o700), None);
     }
 
     #[test]
@@ -204,6 +222,7 @@ mod tests {
         let owners = Owners {
             ids: HostIds::SameUser,
             own: Uid::from_raw(100),
+            root_is_launcher: false,
         };
         let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links));
         assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
@@ -238,6 +257,7 @@ mod tests {
         let owners = Owners {
             ids: HostIds::SameUser,
             own: geteuid(),
+            root_is_launcher: false,
         };
         // The root, each directory and the closed one, the file.
         assert_eq!(walk(root.as_fd(), owners), Ok(1 + 5000 + 1 + 1));

@@ -24,6 +24,15 @@ pub struct RunRequest {
     pub working_directory: Vec<u8>,
     /// The directory that becomes `/build/root` or `/`.
     pub input_root_directory: Vec<u8>,
+    /// Directories that the input root lies over, the first on top. With any, the
+    /// input root is an overlay whose own topmost layer is `input_root_directory`:
+    /// the command may change all of it, and changes go to `upper` in
+    /// `scratch_directory`; nothing else of it is ever written to. Everything belongs
+    /// to the owner of the build directory. Only where
+    /// [`Client::overlays`](crate::Client::overlays) says so.
+    pub lower_directories: Vec<Vec<u8>>,
+    /// Holds the empty directory `upper`; empty: the input root is no overlay.
+    pub scratch_directory: Vec<u8>,
     /// The directory that becomes `/tmp`; empty: an own, empty one in memory.
     pub temporary_directory: Vec<u8>,
     /// Created. Must not exist, or, with [`HostIds::Range`](crate::HostIds), be
@@ -49,7 +58,12 @@ impl RunRequest {
             &self.temporary_directory,
             &self.stdout_path,
             &self.stderr_path,
+            &self.scratch_directory,
         ] {
+            writer.bytes(path);
+        }
+        writer.count(self.lower_directories.len());
+        for path in &self.lower_directories {
             writer.bytes(path);
         }
         match self.timeout {
@@ -86,6 +100,11 @@ impl RunRequest {
         let temporary_directory = reader.bytes("temporary directory")?.to_vec();
         let stdout_path = reader.bytes("stdout path")?.to_vec();
         let stderr_path = reader.bytes("stderr path")?.to_vec();
+        let scratch_directory = reader.bytes("scratch directory")?.to_vec();
+        let mut lower_directories = Vec::new();
+        for _ in 0..reader.count("lower directories")? {
+            lower_directories.push(reader.bytes("lower directory")?.to_vec());
+        }
         let timed = reader.u32("timeout")?;
         let timeout = reader.duration("timeout")?;
         let timeout = match timed {
@@ -114,6 +133,8 @@ impl RunRequest {
             environment,
             working_directory,
             input_root_directory,
+            lower_directories,
+            scratch_directory,
             temporary_directory,
             stdout_path,
             stderr_path,
@@ -134,6 +155,18 @@ impl RunRequest {
         check("temporary directory", &self.temporary_directory, PATH_BYTES)?;
         check("stdout path", &self.stdout_path, PATH_BYTES)?;
         check("stderr path", &self.stderr_path, PATH_BYTES)?;
+        check("scratch directory", &self.scratch_directory, PATH_BYTES)?;
+        // One more is the input root directory itself.
+        if self.lower_directories.len() >= crate::MOST_LAYERS {
+            return Err(MessageError::TooLong {
+                field: "lower directories",
+                length: self.lower_directories.len() as u64,
+                limit: crate::MOST_LAYERS as u64 - 1,
+            });
+        }
+        for path in &self.lower_directories {
+            check("lower directory", path, PATH_BYTES)?;
+        }
         if self.arguments.is_empty() {
             return Err(MessageError::NoArguments);
         }

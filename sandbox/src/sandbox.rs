@@ -17,12 +17,12 @@ use crate::client::{receive_datagram, send_datagram};
 use crate::id_map::{IdPair, map_ids};
 use crate::init::{self, Shared};
 use crate::message::{Done, End, Reply, Usage};
-use crate::order::{Directions, MountPoints, Order};
+use crate::order::{Directions, Made, Order};
 use crate::plan::Plan;
 use crate::policy::HostIds;
 use crate::rejection::Rejection;
 use crate::report::Report;
-use crate::sys;
+use crate::{mount_map, sys};
 
 #[derive(Debug)]
 pub(crate) enum State {
@@ -41,8 +41,7 @@ pub(crate) struct Running {
     pub(crate) deadline: Option<Instant>,
     /// Why all was killed, when it was.
     pub(crate) killed: Option<End>,
-    /// Made in the input root that is `/`.
-    mount_points: Option<MountPoints>,
+    made: Made,
 }
 
 #[derive(Debug)]
@@ -56,6 +55,8 @@ pub(crate) struct Sandbox {
     pub(crate) last: Option<Report>,
     /// Its end of the channel is closed.
     pub(crate) silent: bool,
+    /// Shows the worker's files as its own.
+    pub(crate) mount_map: Option<OwnedFd>,
 }
 
 /// Why a sandbox did not take an order.
@@ -63,7 +64,7 @@ pub(crate) enum NotRun {
     /// The order cannot be carried out.
     Rejected(Rejection),
     /// The sandbox's init is dead; another one may have the order.
-    Dead(Order),
+    Dead(Box<Order>),
 }
 
 impl Sandbox {
@@ -89,6 +90,7 @@ impl Sandbox {
             host_id,
             last: None,
             silent: false,
+            mount_map: None,
         };
         if let HostIds::Range { .. } = shared.plan.host_ids
             && let Err(errno) = sandbox.map(shared)
@@ -111,6 +113,15 @@ impl Sandbox {
         )?;
         send_datagram(self.channel.as_fd(), b"mapped", &[])
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+    }
+
+    /// Makes the mapping of mounts that overlays of the files of `worker` need.
+    pub(crate) fn map_mounts(&mut self, shared: &Shared, worker: IdPair) -> nix::Result<()> {
+        if self.mount_map.is_none() {
+            let own = shared.outer(self.host_id);
+            self.mount_map = Some(mount_map::make(shared.proc.as_fd(), worker, own)?);
+        }
+        Ok(())
     }
 
     /// SIGKILL to its init: everything in it dies.
@@ -148,17 +159,18 @@ impl Sandbox {
         plan: &Plan,
         mut order: Order,
     ) -> Result<(), NotRun> {
-        order.open(build, plan).map_err(NotRun::Rejected)?;
+        let map = self.mount_map.as_ref().map(AsFd::as_fd);
+        order.open(build, plan, map).map_err(NotRun::Rejected)?;
         if let Err(error) = send_datagram(self.channel.as_fd(), b"run", &order.descriptors()) {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
             return Err(match errno {
-                Errno::EPIPE | Errno::ECONNRESET => NotRun::Dead(order),
+                Errno::EPIPE | Errno::ECONNRESET => NotRun::Dead(Box::new(order.returned())),
                 errno => NotRun::Rejected(Rejection::new("hand over to a sandbox", "", errno)),
             });
         }
         let started = Instant::now();
         let id = order.id;
-        let (directions, mount_points) = order.handed();
+        let (directions, made) = order.handed();
         let deadline = directions
             .timeout
             .and_then(|timeout| started.checked_add(timeout));
@@ -168,7 +180,7 @@ impl Sandbox {
             started,
             deadline,
             killed: None,
-            mount_points,
+            made,
         }));
         Ok(())
     }
@@ -192,8 +204,8 @@ impl Running {
             .map(|deadline| deadline.saturating_duration_since(now))
     }
 
-    /// Nothing of the sandbox is attached in the input root any more.
+    /// Nothing of the command is left, and nothing is attached in its input root.
     pub(crate) fn clean(&mut self) {
-        self.mount_points = None;
+        self.made = Made::default();
     }
 }

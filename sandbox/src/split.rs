@@ -15,9 +15,9 @@ use thiserror::Error;
 
 use crate::client::Client;
 use crate::plan::{Plan, Refusal};
-use crate::policy::{HostIds, Policy};
+use crate::policy::{HostIds, Policy, Protection};
 use crate::probe::Probe;
-use crate::{launcher, limits, service_half, sys};
+use crate::{launcher, limits, overlay, service_half, sys};
 
 /// What [`split`] needs to know.
 #[derive(Debug, Clone)]
@@ -109,9 +109,12 @@ pub enum Error {
 /// # Errors
 /// See [`Error`]. When one is returned, neither child nor sandbox is left.
 pub fn split(config: Config, service: impl FnOnce(Client) -> ExitCode) -> Result<ExitCode, Error> {
-    check(&config)?;
+    let worker = check(&config)?;
     let probe = Probe::run().map_err(Error::Probe)?;
     let plan = Plan::new(&config.policy, &probe)?;
+    // Only a mapping that tells the worker's files from root's serves.
+    let own_uids = plan.holds(Protection::OwnUid);
+    let overlays = own_uids && worker != 0 && overlay::works();
     let start = |step: &'static str| {
         move |errno: Errno| Error::Start {
             step: step.to_owned(),
@@ -133,7 +136,7 @@ pub fn split(config: Config, service: impl FnOnce(Client) -> ExitCode) -> Result
     let Some((pid, pidfd)) = cloned else {
         drop(ours);
         sys::never_return(|| {
-            let client = Client::new(theirs, plan.protections.clone());
+            let client = Client::new(theirs, plan.protections.clone(), overlays);
             run_service(&config.service, &plan, client, launcher, &old, service)
         });
     };
@@ -145,7 +148,8 @@ pub fn split(config: Config, service: impl FnOnce(Client) -> ExitCode) -> Result
     result.map(|()| exit_code(status))
 }
 
-fn check(config: &Config) -> Result<(), Error> {
+/// Who owns the build directory.
+fn check(config: &Config) -> Result<u32, Error> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads != 1 {
         return Err(Error::Threads(threads));
@@ -184,7 +188,7 @@ fn check(config: &Config) -> Result<(), Error> {
             ));
         }
     }
-    Ok(())
+    Ok(owner.uid())
 }
 
 fn run_service(

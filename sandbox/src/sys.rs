@@ -9,10 +9,12 @@ use nix::libc;
 use nix::unistd::Pid;
 
 mod mount;
+mod overlay;
 
 pub(crate) use mount::{
     NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, mount_setattr, move_mount,
 };
+pub(crate) use overlay::{FileSystem, clone_mount, map_ids_of_mount};
 
 type Result<T> = nix::Result<T>;
 

@@ -350,6 +350,7 @@ impl Executor {
             working_directory: prepared.declared.working_directory.to_string(),
             build: String::new(),
             timeout: task.timeout,
+            overlay: None,
         })
     }
 

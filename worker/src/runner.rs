@@ -46,6 +46,8 @@ pub(crate) struct Command {
     pub(crate) build: String,
     /// None: no limit.
     pub(crate) timeout: Option<Duration>,
+    /// What the input root lies over; only for a runner that announces it.
+    pub(crate) overlay: Option<extension::Overlay>,
 }
 
 /// How a command ended.
@@ -170,6 +172,7 @@ impl Runner {
             environment_variables: command.environment,
             working_directory: command.working_directory,
             timeout: command.timeout.map(proto::messages::duration),
+            overlay: command.overlay,
         };
         let mut client =
             RunnerExtensionClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);

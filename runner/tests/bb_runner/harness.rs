@@ -295,6 +295,7 @@ pub fn with_timeout(request: RunRequest, timeout: Duration) -> runner_extension:
         temporary_directory: request.temporary_directory,
         server_logs_directory: request.server_logs_directory,
         timeout: Some(proto::messages::duration(timeout)),
+        overlay: None,
     }
 }
 

@@ -24,6 +24,7 @@ use nix::unistd::{getegid, geteuid, getppid, setgroups};
 use self::events::{Events, Polled, Source};
 use crate::client::send_datagram;
 use crate::helper::Helper;
+use crate::id_map::IdPair;
 use crate::ids::Ids;
 use crate::init::Shared;
 use crate::message::{End, Reply};
@@ -35,7 +36,7 @@ use crate::report::StepFailure;
 use crate::sandbox::{NotRun, Sandbox, State};
 use crate::split::{Config, Error, Service, Signals};
 use crate::step::Phase;
-use crate::{base, seccomp, sys};
+use crate::{base, mount_map, seccomp, sys};
 
 /// How long no new sandbox is tried after one failed to be made.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -68,6 +69,10 @@ struct Launcher<'a> {
     stopping: bool,
     quiet_until: Option<Instant>,
     pause_until: Option<Instant>,
+    /// Who owns the build directory.
+    worker: IdPair,
+    /// Overlays are wanted: what they take is made ahead, too.
+    overlays: bool,
 }
 
 /// What the loop goes on with.
@@ -123,7 +128,11 @@ pub(crate) fn run(
     } else {
         Vec::new()
     };
+    let build = open_place(base::BUILD).map_err(errno("open the build directory"))?;
+    let worker = mount_map::owner(build.as_fd());
     let mut launcher = Launcher {
+        worker: worker.map_err(errno("look at the build directory"))?,
+        overlays: false,
         ids: Ids::new(plan.host_ids, own.as_raw()),
         shared: Shared {
             plan,
@@ -132,7 +141,7 @@ pub(crate) fn run(
             filter,
             arguments,
         },
-        build: open_place(base::BUILD).map_err(errno("open the build directory"))?,
+        build,
         pool_size: config.pool_size,
         socket,
         service,
@@ -311,7 +320,11 @@ impl Launcher<'_> {
             return Ok(());
         };
         match Sandbox::start(&self.shared, host_id) {
-            Ok(sandbox) => {
+            Ok(mut sandbox) => {
+                if self.overlays {
+                    // If that fails, it is tried again when there is a use for it.
+                    let _ = sandbox.map_mounts(&self.shared, self.worker);
+                }
                 self.sandboxes.push(sandbox);
                 Ok(())
             }
@@ -336,13 +349,18 @@ impl Launcher<'_> {
                 };
                 let id = order.id;
                 self.quiet_until = Some(Instant::now() + QUIET);
+                if order.directions.wants_overlay() {
+                    self.overlays = true;
+                    // A failure is told by the order, which then lacks the mapping.
+                    let _ = sandbox.map_mounts(&self.shared, self.worker);
+                }
                 match sandbox.run(self.build.as_fd(), &self.shared.plan, order) {
                     Ok(()) => {}
                     Err(NotRun::Rejected(rejection)) => {
                         self.replies.push_back(rejection.reply(id));
                     }
                     Err(NotRun::Dead(order)) => {
-                        self.orders.push_front(order);
+                        self.orders.push_front(*order);
                         sandbox.kill();
                         sandbox.state = State::Leaving;
                     }

@@ -73,11 +73,22 @@ pub(crate) fn mount_setattr(
     propagation: u64,
     recursive: bool,
 ) -> Result<()> {
+    set_attributes(mount, set, propagation, 0, recursive)
+}
+
+/// As [`mount_setattr`], with the user namespace that `MOUNT_ATTR_IDMAP` means.
+pub(super) fn set_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    propagation: u64,
+    userns_fd: u64,
+    recursive: bool,
+) -> Result<()> {
     let attributes = MountAttributes {
         set,
         clear: 0,
         propagation,
-        userns_fd: 0,
+        userns_fd,
     };
     let flags = libc::AT_EMPTY_PATH as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the structure has the layout of `struct mount_attr` and the size

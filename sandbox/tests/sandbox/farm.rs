@@ -95,8 +95,17 @@ impl Farm {
         Self::start_through(&[], mode, options)
     }
 
+    /// The same, with a build directory of this user's.
+    pub fn start_owned(mode: Mode, options: &[&str], owner: u32) -> Self {
+        Self::start_with(&[], mode, options, Some(owner))
+    }
+
     /// The same, started by another program.
     pub fn start_through(through: &[&str], mode: Mode, options: &[&str]) -> Self {
+        Self::start_with(through, mode, options, None)
+    }
+
+    fn start_with(through: &[&str], mode: Mode, options: &[&str], owner: Option<u32>) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("sandbox-test-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
@@ -104,6 +113,9 @@ impl Farm {
         // In root mode commands reach their directories through closed ones.
         let permissions = if mode == Mode::Range { 0o700 } else { 0o755 };
         set_mode(&directory, permissions);
+        if let Some(owner) = owner {
+            std::os::unix::fs::chown(&directory, Some(owner), Some(owner)).unwrap();
+        }
         // The example is copied to where other users can execute it.
         let program = std::env::temp_dir().join(format!(
             "{name}-serve",

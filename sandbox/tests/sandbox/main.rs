@@ -7,6 +7,7 @@
 
 mod farm;
 mod hostile;
+mod overlay;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
