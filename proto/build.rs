@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const PROTOCOLS: [&str; 7] = [
+const PROTOCOLS: [&str; 8] = [
     "buildbarn/buildqueuestate.proto",
     "buildbarn/cas.proto",
     "buildbarn/remoteworker.proto",
@@ -10,6 +10,7 @@ const PROTOCOLS: [&str; 7] = [
     "buildbarn/runner.proto",
     "hayloft/runner.proto",
     "hayloft/scheduler.proto",
+    "hayloft/worker.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -6,17 +6,21 @@
 //! Bazel comes from Debian's packages: with `HAYLOFT_INSTALL=1` these tests install
 //! it, else they skip where it is missing.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tests::farm::{Farm, Setup};
 use tests::processes::Process;
 use tests::seal::Seal;
 use tests::skip::{may_install, needs_root, skip};
 use tests::user::As;
+use tests::wait::wait_for;
 
 const BAZEL: &str = "/usr/bin/bazel-4";
 const NEEDED: [&str; 3] = [
@@ -244,6 +248,79 @@ fn bazel_builds_on_a_farm_of_a_plain_user() {
     let workspace = Workspace::copy(&farm);
     two_clients(&workspace);
     faulty_tests(&workspace);
+    leave(farm);
+}
+
+/// Genrules that take a second each, and one thing that needs all of them.
+fn add_slow_package(workspace: &Workspace) {
+    let folder = workspace.file("slow");
+    fs::create_dir(&folder).expect("a package");
+    let rules = r#"
+[genrule(
+    name = "part_%d" % number,
+    outs = ["%d.txt" % number],
+    cmd = "sleep 1; echo %d > $@" % number,
+) for number in range(24)]
+
+genrule(
+    name = "whole",
+    srcs = [":part_%d" % number for number in range(24)],
+    outs = ["whole.txt"],
+    cmd = "cat $(SRCS) > $@",
+)
+"#;
+    fs::write(folder.join("BUILD"), rules).expect("its rules");
+}
+
+/// How often workers began to execute each action, as they have logged it.
+fn executions(farm: &Farm) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for line in farm.log().lines().filter(|line| line.contains("executing")) {
+        let Some((_, rest)) = line.split_once("action=") else {
+            continue;
+        };
+        let action = rest.split_whitespace().next().unwrap_or_default();
+        *counts.entry(action.to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn bazel_builds_on_while_the_scheduler_is_killed_and_nothing_runs_twice() {
+    let name = "bazel_builds_on_while_the_scheduler_is_killed_and_nothing_runs_twice";
+    if !has_bazel(name) {
+        return;
+    }
+    let farm = Setup::new(As::possible()[0])
+        .slots(4)
+        .environment("HAYLOFT_LOG", "info,worker=debug")
+        .start();
+    let workspace = Workspace::copy(&farm);
+    add_slow_package(&workspace);
+    std::thread::scope(|scope| {
+        let build = scope.spawn(|| workspace.bazel("first", &["build", "//slow:whole"]));
+        for enough in [4, 12] {
+            wait_for("actions to run", || {
+                (executions(&farm).len() >= enough).then_some(())
+            });
+            let scheduler = farm.role("scheduler");
+            kill(Pid::from_raw(scheduler.pid), Signal::SIGKILL).expect("it is there");
+            wait_for("its end", || (!scheduler.is_there()).then_some(()));
+        }
+        let build = build.join().expect("Bazel ends");
+        build.assert(0, &["26 processes: ", "Build completed successfully"]);
+    });
+    let whole = fs::read_to_string(workspace.output("first", "slow/whole.txt"));
+    assert_eq!(whole.expect("it is built").lines().count(), 24);
+    let executions = executions(&farm);
+    assert_eq!(executions.len(), 25);
+    assert!(
+        executions.values().all(|count| *count == 1),
+        "{executions:#?}"
+    );
+    // Twice a scheduler took over what it found.
+    let adopted = farm.log().matches("adopted what a worker executes").count();
+    assert!(adopted >= 2, "{adopted} were adopted:\n{}", farm.log());
     leave(farm);
 }
 

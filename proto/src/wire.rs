@@ -41,3 +41,6 @@ generated!(
 generated!(
     /// Scheduler to clients and operators (`hayloft.scheduler.v1`).
     scheduler_extension, "hayloft.scheduler.v1");
+generated!(
+    /// Worker to Hayloft's own scheduler (`hayloft.worker.v1`).
+    worker_extension, "hayloft.worker.v1");

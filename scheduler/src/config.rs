@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 
 use daemon::config::{Configuration, Duration};
 use daemon::{Address, Global};
@@ -10,7 +11,7 @@ use proto::{InstanceName, PlatformKey};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::queue::{Ignored, Limits, Predeclared, Settings, Timeouts};
+use crate::queue::{After, Ignored, Limits, Predeclared, Settings, Timeouts};
 use crate::service::invocation::KeyExtractor;
 
 /// What `bb_scheduler` is told. Only the addresses must be given.
@@ -29,6 +30,16 @@ pub struct Config {
     /// every action and keep every worker from work. None: nowhere.
     #[serde(default)]
     pub build_queue_state_grpc_servers: Vec<Address>,
+    /// A directory in which the scheduler notes that it runs. One that finds the note
+    /// of an earlier one, which therefore did not end in order, first lets workers
+    /// report what they execute, and takes it over: see `expected_workers`. Absent:
+    /// actions are handed out at once after any start.
+    #[serde(default)]
+    pub state_directory: Option<PathBuf>,
+    /// How many workers there are in all. After an unclean end nothing is handed out
+    /// until so many have called, or for 15 seconds. Absent: for 15 seconds.
+    #[serde(default)]
+    pub expected_workers: Option<NonZeroU32>,
     /// Where actions are read from: any REv2 storage.
     pub content_addressable_storage: Address,
     /// Asked for a result before an action is queued. Absent: clients ask
@@ -181,6 +192,10 @@ impl Default for IgnoredProperties {
 
 impl Configuration for Config {}
 
+/// After a failed call a worker calls again in this time at the latest, Buildbarn's
+/// as ours.
+const BACK_OFF: std::time::Duration = std::time::Duration::from_secs(5);
+
 fn default_maximum_message_size() -> u64 {
     16 << 20
 }
@@ -261,6 +276,17 @@ impl Config {
             check_action_cache: self.action_cache.is_some(),
             ..Settings::default()
         })
+    }
+
+    /// What there is to wait for after an unclean end: every worker calls at least
+    /// once in the busy interval, and again not much later if that fails.
+    #[must_use]
+    pub fn recovery(&self) -> After {
+        let workers = self.expected_workers.map(NonZeroU32::get);
+        After {
+            longest: Settings::default().busy_interval + BACK_OFF,
+            workers: workers.and_then(|workers| usize::try_from(workers).ok()),
+        }
     }
 
     /// The platform queues that exist from the start.

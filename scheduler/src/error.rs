@@ -1,5 +1,7 @@
 //! What can go wrong in the scheduler, and the gRPC status it becomes.
 
+use std::path::PathBuf;
+
 use proto::Digest;
 use tonic::Status;
 
@@ -15,6 +17,14 @@ pub enum Error {
         key: &'static str,
         /// Why.
         reason: String,
+    },
+    /// The state directory cannot be used.
+    #[error("state_directory: {}: {source}", .path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
     },
     /// The Action is not in the storage.
     #[error("action {0} is not in the content addressable storage")]
@@ -149,7 +159,9 @@ impl From<Error> for Status {
                 Self::not_found(message)
             }
             Error::Storage(error) => (*error).into(),
-            Error::Config { .. } | Error::Daemon(_) => Self::internal(message),
+            Error::Config { .. } | Error::State { .. } | Error::Daemon(_) => {
+                Self::internal(message)
+            }
         };
         // Messages repeat what clients sent, and travel as headers.
         proto::status::bounded(&status)

@@ -8,10 +8,11 @@
 
 pub mod config;
 pub mod error;
+mod note;
 pub mod queue;
 mod run;
 pub mod service;
 
 pub use config::Config;
 pub use error::Error;
-pub use run::{client_routes, queue_state_routes, run, worker_routes};
+pub use run::{RESTARTED, client_routes, queue_state_routes, run, worker_routes};

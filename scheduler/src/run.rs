@@ -16,6 +16,7 @@ use tonic::service::Routes;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::note::Note;
 use crate::queue::{Now, Queue};
 use crate::service::capabilities::Announcement;
 use crate::service::execution::ExecutionService;
@@ -25,6 +26,10 @@ use crate::service::operations::OperationsService;
 use crate::service::queue_state::QueueStateService;
 use crate::service::{Actions, Dispatcher};
 
+/// The variable by which a supervisor tells that it starts the scheduler anew, after
+/// one that did not end in order.
+pub const RESTARTED: &str = "HAYLOFT_RESTARTED";
+
 /// Runs a scheduler until it is told to stop. Then new calls are refused as
 /// UNAVAILABLE, streams end so, and workers' calls are answered.
 ///
@@ -32,7 +37,12 @@ use crate::service::{Actions, Dispatcher};
 /// The configuration contradicts itself, an address cannot be used, or a server
 /// fails.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
-    let settings = config.settings()?;
+    let mut settings = config.settings()?;
+    let (note, was_left) = Note::leave(config.state_directory.as_deref())?;
+    if was_left || std::env::var_os(RESTARTED).is_some() {
+        tracing::warn!("started after an unclean end, waiting for workers to report");
+        settings.recovery = Some(config.recovery());
+    }
     let diagnostics = Diagnostics::start(&config.global, &shutdown)?;
     let cas = daemon::connect(&config.content_addressable_storage)?;
     let storage = Arc::new(match &config.action_cache {
@@ -83,6 +93,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     });
     let (served, ()) = tokio::join!(futures::future::join_all(servers), dispatcher.drive());
     served.into_iter().collect::<Result<(), _>>()?;
+    // What executes on is to be taken over by the next one.
+    if !dispatcher.is_executing() {
+        note.remove();
+    }
     Ok(())
 }
 

@@ -37,6 +37,7 @@ mod spare;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod told;
 mod worker;
 
 pub use config::Config;

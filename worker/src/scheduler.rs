@@ -10,10 +10,11 @@ use proto::wire::remoteworker::{
 };
 use proto::wire::rev2::{self, ExecuteResponse};
 use proto::{InstanceName, PlatformKey};
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use crate::action::Stage;
+use crate::told::Told;
 
 /// Longest time between two calls, whatever the scheduler says.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -25,6 +26,7 @@ pub(crate) struct Scheduler {
     pub(crate) worker_id: BTreeMap<String, String>,
     pub(crate) prefix: InstanceName,
     pub(crate) platform: PlatformKey,
+    pub(crate) told: Told,
 }
 
 /// What a slot is doing.
@@ -68,7 +70,10 @@ impl Scheduler {
             size_class: 0,
             prefer_being_idle,
         };
+        let mut request = Request::new(request);
+        self.told.repeat(state, request.metadata_mut());
         let response = self.client.clone().synchronize(request).await?;
+        self.told.note(&response);
         Reply::from_wire(response.into_inner())
     }
 }

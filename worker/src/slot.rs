@@ -207,6 +207,7 @@ impl Slot {
                 Ok(session) => session,
                 Err(error) => return (refusal(digest, error), true),
             };
+            tracing::debug!(action = %task.digest, worker = ?self.scheduler.worker_id, "executing");
             match self.attend(&task, &session, digest.clone()).await {
                 Outcome::Completed(response) => {
                     let code = response.status.as_ref().map_or(0, |status| status.code);

@@ -20,6 +20,7 @@ use crate::result::worker_name;
 use crate::scheduler::Scheduler;
 use crate::session::Sessions;
 use crate::slot::Slot;
+use crate::told::Told;
 
 /// Commands kept in memory, in bytes.
 const COMMANDS: u64 = 16 << 20;
@@ -89,6 +90,7 @@ pub(crate) async fn serve(
                 },
                 prefix: slot.prefix.clone(),
                 scheduler: Scheduler {
+                    told: Told::default(),
                     client: client.clone(),
                     worker_id: slot.worker_id,
                     prefix: slot.prefix,

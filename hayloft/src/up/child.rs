@@ -73,7 +73,8 @@ impl Child {
     /// # Errors
     /// Its process cannot be started even once.
     pub fn start(spec: Spec) -> Result<Self> {
-        let process = spawn(&spec).with_context(|| format!("cannot start the {}", spec.role))?;
+        let process =
+            spawn(&spec, false).with_context(|| format!("cannot start the {}", spec.role))?;
         let (order, orders) = watch::channel(Order::Run);
         let (end, ended) = watch::channel(None);
         Ok(Self {
@@ -156,7 +157,7 @@ async fn keep(
                 _ = orders.changed() => return,
             }
             pause = (pause * 2).min(LAST_PAUSE);
-            match spawn(&spec) {
+            match spawn(&spec, true) {
                 Ok(process) => break process,
                 Err(error) => tracing::warn!("cannot start the {}: {error}", spec.role),
             }
@@ -190,7 +191,8 @@ async fn attend(
     }
 }
 
-fn spawn(spec: &Spec) -> io::Result<tokio::process::Child> {
+/// Starts the process of a role, for the first time or after one that has ended.
+fn spawn(spec: &Spec, anew: bool) -> io::Result<tokio::process::Child> {
     // This very program, even when its file has been replaced since.
     let mut command = Command::new("/proc/self/exe");
     command
@@ -206,6 +208,9 @@ fn spawn(spec: &Spec) -> io::Result<tokio::process::Child> {
         .kill_on_drop(true);
     if std::env::var_os("HAYLOFT_LOG").is_none() {
         command.env("HAYLOFT_LOG", spec.log);
+    }
+    if anew {
+        command.env(scheduler::RESTARTED, "1");
     }
     if let Some(user) = spec.user {
         command.uid(user).gid(user).current_dir("/");

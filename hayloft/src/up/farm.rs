@@ -272,6 +272,7 @@ fn scheduler_config(options: &Options) -> Value {
         "content_addressable_storage": peer(STORAGE),
         "action_cache": peer(STORAGE),
         "predeclared_platform_queues": [{"platform": platform(options)}],
+        "expected_workers": options.slots,
         // No other workers will come: what these do not serve is refused at once.
         "platform_queue_with_no_workers_timeout": "0s",
     });

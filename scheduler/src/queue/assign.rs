@@ -2,6 +2,7 @@
 
 use tonic::Code;
 
+use super::adopt::{self, claimed};
 use super::invocation::{InvocationId, ROOT};
 use super::platform_queue::PlatformId;
 use super::queue::{Effect, Queue, failure, no_workers_left};
@@ -26,6 +27,7 @@ impl Queue {
         seats.retain(|id| !tree.is_full(*id));
         // Whatever may be handed out already goes by its turn.
         if let Some(invocation) = seats.first().copied().filter(|_| !tree.is_ready())
+            && !self.recovery.is_on()
             && let Some(worker) = tree.idle_worker(seats)
         {
             self.give(now, id, invocation, worker);
@@ -44,6 +46,9 @@ impl Queue {
     /// Hands out what may be to workers that are idle. There is both only when an
     /// invocation was at its limit until now, or a worker drained.
     pub(super) fn match_idle(&mut self, now: Now, platforms: impl IntoIterator<Item = PlatformId>) {
+        if self.recovery.is_on() {
+            return;
+        }
         for platform in platforms {
             while let Some(queue) = self.platforms.get(platform)
                 && queue.invocations.get(ROOT).idle.waiting > 0
@@ -84,7 +89,7 @@ impl Queue {
     /// Gives an idle worker the next task of its queue.
     pub(super) fn next(&mut self, now: Now, key: WorkerKey) -> Option<Reply> {
         let worker = self.workers.get(&key)?;
-        if worker.is_drained() {
+        if worker.is_drained() || self.recovery.is_on() {
             return None;
         }
         let queue = self.platforms.get(worker.platform)?;
@@ -97,7 +102,7 @@ impl Queue {
 
     /// Gives a task that stands in no queue to a worker that has none, on behalf
     /// of an invocation. The reply is for that worker.
-    fn assign(
+    pub(super) fn assign(
         &mut self,
         now: Now,
         id: TaskId,
@@ -111,12 +116,28 @@ impl Queue {
         worker.task = Some(Assigned { task: id, sends: 1 });
         tree.remove_idle(worker.stay.at());
         worker.stay(tree, invocation, now.instant);
-        let desired = Desired::Execute(task.job.clone());
         self.notify_all(id);
+        self.order(now, id)
+    }
+
+    /// The word to a worker to execute a task.
+    pub(super) fn order(&self, now: Now, id: TaskId) -> Option<Reply> {
+        let task = self.tasks.get(&id)?;
         Some(Reply {
             next: now.wall_after(self.settings.report_interval(self.workers.len())),
-            desired,
+            desired: Desired::Execute(task.job.clone()),
+            operations: claimed(task),
         })
+    }
+
+    /// The word to a worker to go on with what it does.
+    pub(super) fn go_on(&self, now: Now, id: Option<TaskId>) -> Reply {
+        let task = id.and_then(|id| self.tasks.get(&id));
+        Reply {
+            next: now.wall_after(self.settings.report_interval(self.workers.len())),
+            desired: Desired::Unchanged,
+            operations: task.map(claimed).unwrap_or_default(),
+        }
     }
 
     /// Takes its task from a worker, which is idle from now on, at an invocation:
@@ -141,6 +162,10 @@ impl Queue {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
+        if task.job.action.is_none() {
+            self.complete(id, adopt::lost());
+            return;
+        }
         if let Progress::Executing(_) = task.progress
             && let Some(queue) = self.platforms.get_mut(task.platform)
         {

@@ -14,14 +14,14 @@ pub(super) struct Dedup(HashMap<(InstanceName, Digest), TaskId>);
 
 impl Dedup {
     pub(super) fn find(&self, job: &Job) -> Option<TaskId> {
-        if job.action.do_not_cache {
+        if job.do_not_cache {
             return None;
         }
         self.0.get(&(job.instance.clone(), job.digest)).copied()
     }
 
     pub(super) fn insert(&mut self, job: &Job, task: TaskId) {
-        if !job.action.do_not_cache {
+        if !job.do_not_cache {
             self.0.insert((job.instance.clone(), job.digest), task);
         }
     }
@@ -57,7 +57,7 @@ mod tests {
     fn actions_that_are_not_to_be_cached_are_never_joined() {
         let mut dedup = Dedup::default();
         let mut uncached = job("a", b"x");
-        uncached.action.do_not_cache = true;
+        uncached.do_not_cache = true;
         dedup.insert(&uncached, TaskId(1));
         assert_eq!(dedup.find(&uncached), None);
     }

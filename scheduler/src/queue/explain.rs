@@ -58,7 +58,9 @@ impl Queue {
             workers: count(queue.workers.len()),
             executing_workers: root.executing,
             unavailable_workers: root.idle.workers.saturating_sub(root.idle.waiting),
-            held_by: if held {
+            held_by: if self.recovery.is_on() {
+                "the recovery of what workers execute since before the restart".to_string()
+            } else if held {
                 "maximum_executing_actions_per_invocation".to_string()
             } else {
                 String::new()

@@ -22,7 +22,10 @@ impl Queue {
             return;
         };
         let platform = self.tasks.get(&id).map(|task| task.platform);
-        let larger = platform.and_then(|platform| self.platforms.larger(platform));
+        let task = self.tasks.get(&id);
+        let may_move = task.is_some_and(|task| task.job.action.is_some());
+        let larger = platform.filter(|_| may_move);
+        let larger = larger.and_then(|platform| self.platforms.larger(platform));
         if let Some(larger) = larger
             && size_class::has_failed(&response)
         {
@@ -54,6 +57,12 @@ impl Queue {
 
     /// Queues a task that no worker has in another queue.
     fn move_to(&mut self, now: Now, id: TaskId, platform: PlatformId) {
+        self.place(id, platform);
+        self.enqueue(now, id);
+    }
+
+    /// Has a task belong to a queue, without standing in it.
+    pub(super) fn place(&mut self, id: TaskId, platform: PlatformId) {
         let Some(mut task) = self.tasks.remove(&id) else {
             return;
         };
@@ -73,6 +82,5 @@ impl Queue {
             let (lineage, level) = (operation.lineage.clone(), operation.level);
             self.seat(id, &lineage, level);
         }
-        self.enqueue(now, id);
     }
 }

@@ -13,11 +13,13 @@
 //! given ([`assign`]) a task of the invocation that is due most ([`fairness`],
 //! [`aging`], [`stickiness`]) and has not all it may ([`limits`]); a task that
 //! comes when workers are idle goes to one near ([`locality`]). If the worker is
-//! lost, [`retry`] decides; if it is done, [`finish`] and [`size_class`].
+//! lost, [`retry`] decides; if it is done, [`finish`] and [`size_class`]. What workers
+//! execute when the scheduler starts it takes over ([`adopt`]).
 //!
 //! An operator sees how it all stands ([`state`], [`list`], [`explain`]), and can keep workers
 //! from work ([`drain`]) and end actions ([`kill`]).
 
+mod adopt;
 mod aging;
 mod assign;
 mod dedup;
@@ -54,6 +56,7 @@ mod time;
 mod timeout;
 mod worker;
 
+pub use adopt::{After, Claim};
 pub use drain::Pattern;
 pub use invocation::InvocationKey;
 pub use limits::Limits;

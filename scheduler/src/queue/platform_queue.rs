@@ -237,6 +237,10 @@ impl PlatformQueues {
         self.queues.values()
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = PlatformId> {
+        self.queues.keys().copied()
+    }
+
     /// See [`matching::nearest`].
     pub(super) fn nearest(&self, instance: &InstanceName, platform: &PlatformKey) -> String {
         matching::nearest(

@@ -8,6 +8,7 @@ use proto::wire::rev2;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
+use super::adopt::Recovery;
 use super::dedup::Dedup;
 use super::invocation::{Lineage, ROOT};
 use super::operation::{Operation, State, View};
@@ -44,6 +45,7 @@ pub struct Queue {
     pub(super) tasks: HashMap<TaskId, Task>,
     pub(super) operations: HashMap<Uuid, Operation>,
     pub(super) dedup: Dedup,
+    pub(super) recovery: Recovery,
     pub(super) timers: Timers,
     /// Queues where fewer execute than before, so that more may be handed out.
     pub(super) freed: BTreeSet<PlatformId>,
@@ -60,8 +62,12 @@ impl Queue {
             let platform = settings.ignored.key(&declared.platform);
             platforms.declare(declared, &platform);
         }
+        let mut timers = Timers::default();
+        let recovery = Recovery::begin(settings.recovery, now, &mut timers);
         Self {
             settings,
+            recovery,
+            timers,
             started: now.instant,
             random,
             last_id: 0,
@@ -70,7 +76,6 @@ impl Queue {
             tasks: HashMap::new(),
             operations: HashMap::new(),
             dedup: Dedup::default(),
-            timers: Timers::default(),
             freed: BTreeSet::new(),
             effects: Vec::new(),
         }
@@ -84,6 +89,7 @@ impl Queue {
                 Timer::Poll(worker) => self.end_poll(now, worker),
                 Timer::Worker(worker) => self.lose_worker(now, worker),
                 Timer::Platform(platform) => self.remove_platform(platform),
+                Timer::Recovery => self.end_recovery(now),
             }
         }
         self.use_freed(now);
@@ -93,6 +99,12 @@ impl Queue {
     #[must_use]
     pub fn next_timer(&self) -> Option<Instant> {
         self.timers.next()
+    }
+
+    /// Whether any worker has a task.
+    #[must_use]
+    pub fn is_executing(&self) -> bool {
+        self.workers.values().any(|worker| worker.task.is_some())
     }
 
     /// Takes what the calls since the last time have left to be done.

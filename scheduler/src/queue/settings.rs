@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::adopt::After;
 use super::limits::Limits;
 use super::matching::Ignored;
 use super::timeout::Timeouts;
@@ -44,6 +45,9 @@ pub struct Settings {
     /// Whether a worker that reports INTERNAL counts as one that failed, so that
     /// the task is tried again. Otherwise its report is the outcome.
     pub retry_internal_errors: bool,
+    /// What there is to wait for after an unclean end. None: this is a first start,
+    /// or nothing was executing.
+    pub recovery: Option<After>,
     /// How often a task is sent to one worker that keeps forgetting it.
     pub maximum_sends: u32,
 }
@@ -79,6 +83,7 @@ impl Default for Settings {
             operation_expiry: Duration::from_secs(60),
             maximum_attempts: 3,
             retry_internal_errors: true,
+            recovery: None,
             maximum_sends: 10,
         }
     }

@@ -80,7 +80,8 @@ impl Queue {
             instance_suffix: suffix.unwrap_or_else(InstanceName::empty),
             instance: submission.instance,
             digest: submission.digest,
-            action,
+            do_not_cache: action.do_not_cache,
+            action: Some(action),
             queued: now.wall,
             metadata: submission.metadata,
             trace: submission.trace,
@@ -110,6 +111,14 @@ impl Queue {
             && let Some(task) = self.tasks.get_mut(&id)
         {
             task.operations.push(name);
+            if task.job.action.is_none() {
+                task.job = Arc::new(Job {
+                    action: job.action,
+                    metadata: job.metadata,
+                    trace: job.trace,
+                    ..(*task.job).clone()
+                });
+            }
             let checking = task.progress == Progress::CacheCheck;
             // It may have gone on to a larger size class.
             let platform = task.platform;
@@ -130,9 +139,8 @@ impl Queue {
 
         admitted?;
         let id = TaskId(self.next_id());
-        let check = self.settings.check_action_cache
-            && !submission.skip_cache_lookup
-            && !job.action.do_not_cache;
+        let check =
+            self.settings.check_action_cache && !submission.skip_cache_lookup && !job.do_not_cache;
         self.dedup.insert(&job, id);
         let job = Arc::new(job);
         self.operations

@@ -19,6 +19,7 @@ use proto::wire::rev2::ExecuteResponse;
 use proto::{Digest, InstanceName, PlatformKey};
 use tonic::Code;
 
+use super::adopt::{self, Claim};
 use super::invocation::ROOT;
 use super::platform_queue::PlatformId;
 use super::queue::{Effect, Queue, failure};
@@ -43,6 +44,8 @@ pub struct Synchronization {
     pub report: Report,
     /// It takes no work now.
     pub prefer_being_idle: bool,
+    /// Whose that is which it executes or has executed, as far as it tells.
+    pub claim: Option<Claim>,
 }
 
 /// What a worker does.
@@ -73,11 +76,18 @@ impl Queue {
     /// fit in its queue.
     pub fn synchronize(&mut self, now: Now, call: Synchronization) -> Result<Outcome, Error> {
         self.advance(now);
-        let key = self.worker(&call)?;
+        let (key, is_new) = self.worker(&call)?;
         // Until its call returns, a worker cannot have gone silent.
         let expires = self.workers.get_mut(&key).and_then(|w| w.expires.take());
         self.timers.clear(expires, Timer::Worker(key));
 
+        if let Some(claim) = &call.claim
+            && let Report::Executing(digest) | Report::Completed(digest, _) = &call.report
+            && (is_new || self.recovery.is_on())
+        {
+            self.adopt(now, key, *digest, claim);
+        }
+        self.note_recovered(now);
         let assigned = self.workers.get(&key).and_then(|worker| worker.task);
         let has = |digest: &Digest| {
             let task = assigned.and_then(|assigned| self.tasks.get(&assigned.task));
@@ -85,12 +95,16 @@ impl Queue {
         };
         let may_hold = match call.report {
             Report::Executing(digest) if has(&digest) => {
-                let reply = Reply {
-                    next: now.wall_after(self.settings.report_interval(self.workers.len())),
-                    desired: Desired::Unchanged,
-                };
                 self.arm_expiry(now, key);
+                let reply = self.go_on(now, assigned.map(|assigned| assigned.task));
                 return Ok(Outcome::Reply(reply));
+            }
+            Report::Executing(_)
+                if self.recovery.is_on() && call.claim.is_none() && assigned.is_none() =>
+            {
+                // Whose it is will be known when it is done.
+                self.arm_expiry(now, key);
+                return Ok(Outcome::Reply(self.go_on(now, None)));
             }
             Report::Executing(_) => false,
             Report::Completed(digest, response)
@@ -173,8 +187,8 @@ impl Queue {
         }
     }
 
-    /// The worker that calls, made known if it is new.
-    fn worker(&mut self, call: &Synchronization) -> Result<WorkerKey, Error> {
+    /// The worker that calls, made known if it is new, and whether it is.
+    fn worker(&mut self, call: &Synchronization) -> Result<(WorkerKey, bool), Error> {
         let platform = self.settings.ignored.key(&call.platform);
         let platform = self
             .platforms
@@ -188,7 +202,7 @@ impl Queue {
             return if held {
                 Err(Error::DuplicateWorker(call.worker.to_string()))
             } else {
-                Ok(key)
+                Ok((key, false))
             };
         }
         let key = WorkerKey(self.next_id());
@@ -216,7 +230,7 @@ impl Queue {
             self.timers
                 .clear(queue.expires.take(), Timer::Platform(platform));
         }
-        Ok(key)
+        Ok((key, true))
     }
 
     /// Sends a worker the task it has once more: it does something else, so the
@@ -234,12 +248,13 @@ impl Queue {
             self.complete(task, failure(Code::Internal, message));
             return None;
         }
+        let id = assigned.task;
+        if self.tasks.get(&id)?.job.action.is_none() {
+            self.complete(id, adopt::lost());
+            return None;
+        }
         assigned.sends += 1;
-        let task = self.tasks.get(&assigned.task)?;
-        Some(Reply {
-            next: now.wall_after(self.settings.report_interval(self.workers.len())),
-            desired: Desired::Execute(task.job.clone()),
-        })
+        self.order(now, id)
     }
 
     /// Holds the call of an idle worker.
@@ -337,5 +352,6 @@ fn idle(now: Now) -> Reply {
     Reply {
         next: now.wall,
         desired: Desired::Idle,
+        operations: Vec::new(),
     }
 }

@@ -27,8 +27,11 @@ pub struct Job {
     pub instance_suffix: InstanceName,
     /// The action as the client stored it.
     pub digest: Digest,
-    /// Its message, its timeout filled in.
-    pub action: rev2::Action,
+    /// Its message, its timeout filled in. None of an adopted one that no client
+    /// has asked for since: it cannot be handed out again.
+    pub action: Option<rev2::Action>,
+    /// As the action says: it is not to be shared.
+    pub do_not_cache: bool,
     /// When the task came into being.
     pub queued: SystemTime,
     /// Passed on to the worker, which attaches it to the result: the client's
@@ -82,7 +85,8 @@ pub(super) mod tests {
             instance: InstanceName::new(instance).unwrap(),
             instance_suffix: InstanceName::empty(),
             digest: Digest::of(DigestFunction::Sha256, content),
-            action: rev2::Action::default(),
+            action: Some(rev2::Action::default()),
+            do_not_cache: false,
             queued: SystemTime::UNIX_EPOCH,
             metadata: Vec::new(),
             trace: HashMap::new(),

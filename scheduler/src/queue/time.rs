@@ -50,6 +50,8 @@ pub(super) enum Timer {
     Worker(WorkerKey),
     /// A platform queue without workers is removed.
     Platform(PlatformId),
+    /// Workers have had time to report what they execute.
+    Recovery,
 }
 
 /// Every deadline, soonest first. Whoever sets one remembers its moment and so

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use uuid::Uuid;
+
 use super::invocation::{InvocationId, Invocations};
 use super::platform_queue::PlatformId;
 use super::stickiness::Stay;
@@ -98,6 +100,8 @@ pub struct Reply {
     pub next: SystemTime,
     /// What it should do.
     pub desired: Desired,
+    /// Some of the operations that wait for what it executes: see [`Claim`](super::Claim).
+    pub operations: Vec<Uuid>,
 }
 
 /// What a worker should do.

@@ -149,8 +149,11 @@ impl Dispatcher {
     /// [`Error::UnknownOperation`].
     pub fn join(self: &Arc<Self>, name: Uuid) -> Result<Updates, Error> {
         let views = self.with(|state, now| {
-            state.queue.join(now, name)?;
-            state.operations.get(&name).map(watch::Sender::subscribe)
+            let view = state.queue.join(now, name)?;
+            // An adopted one nobody has waited for here yet.
+            let operation = state.operations.entry(name);
+            let operation = operation.or_insert_with(|| watch::Sender::new(view));
+            Some(operation.subscribe())
         });
         let views = views.ok_or_else(|| Error::UnknownOperation(name.to_string()))?;
         Ok(Updates {
@@ -244,6 +247,12 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    /// Whether any worker has a task.
+    #[must_use]
+    pub fn is_executing(&self) -> bool {
+        self.with(|state, _| state.queue.is_executing())
     }
 
     /// How many workers' calls are being held.

@@ -4,12 +4,14 @@
 //! workers' calls, the next deadline. [`execution`], [`operations`] and
 //! [`capabilities`] face clients, [`operation_queue`] faces workers, [`queue_state`]
 //! operators; they turn
-//! messages into validated types and back. [`invocation`] tells whose an
+//! messages into validated types and back. [`claim`] is what our own
+//! workers and we tell each other besides. [`invocation`] tells whose an
 //! execution is; [`action`] fetches what the scheduler
 //! must know of an action before it can place it.
 
 pub mod action;
 pub mod capabilities;
+pub mod claim;
 pub mod dispatcher;
 pub mod execution;
 pub mod invocation;

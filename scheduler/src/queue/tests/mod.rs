@@ -8,6 +8,7 @@ use proto::{Digest, DigestFunction, InstanceName, PlatformKey};
 use tonic::Code;
 use uuid::Uuid;
 
+mod adoption;
 mod clients;
 mod explain;
 mod fairness;
@@ -77,6 +78,7 @@ pub(super) fn synchronization(worker: &str, report: Report) -> Synchronization {
         size_class: 0,
         report,
         prefer_being_idle: false,
+        claim: None,
     }
 }
 

@@ -42,7 +42,7 @@ async fn an_action_is_queued_executed_and_its_result_streamed() {
     assert_eq!(given.digest_function, DigestFunction::Sha256.to_wire());
     assert_eq!(given.instance_name_suffix, "a/b");
     assert_eq!(
-        given.auxiliary_metadata,
+        given.auxiliary_metadata[..1],
         [pack_rev2("RequestMetadata", &metadata)]
     );
     assert_eq!(given.w3c_trace_context["traceparent"], "00-1-2-3");
