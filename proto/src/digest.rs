@@ -164,6 +164,20 @@ impl Digest {
         })
     }
 
+    /// A digest from the bytes that [`Self::hash_bytes`] gave. Bytes beyond the
+    /// function's hash length are ignored, missing ones are zero.
+    #[must_use]
+    pub fn from_hash(function: DigestFunction, hash: &[u8], size: u64) -> Self {
+        let mut bytes = [0; 64];
+        let length = hash.len().min(function.hash_length());
+        bytes[..length].copy_from_slice(&hash[..length]);
+        Self {
+            hash: bytes,
+            size,
+            function,
+        }
+    }
+
     /// The digest of a message, under the given function.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::Error;
 use crate::build_directory::{BuildDirectories, BuildDirectory};
-use crate::cache::{FileCache, Pins};
+use crate::cache::{FileCache, Pins, Tenant};
 use crate::directories::{Directories, Tree, check_size};
 use crate::files;
 use crate::memory::Memory;
@@ -99,7 +99,7 @@ pub(crate) struct Services {
     pub(crate) action_cache: Arc<dyn ActionCache>,
     pub(crate) cache: Arc<FileCache>,
     pub(crate) directories: Directories,
-    pub(crate) commands: Memory<rev2::Command>,
+    pub(crate) commands: Memory<(Tenant, Digest), rev2::Command>,
     pub(crate) builds: Arc<BuildDirectories>,
     /// Bounds the uploads under way.
     pub(crate) uploads: Arc<Semaphore>,
@@ -209,8 +209,10 @@ impl Executor {
     async fn prepare(&self, task: &Task) -> Result<Prepared, Error> {
         let services = &*self.services;
         let instance = &task.instance;
-        let command = self.messages(task).await?;
-        let tree = services.directories.load(instance, task.input_root).await?;
+        let tenant = services.cache.tenant(instance);
+        let command = self.messages(tenant, task).await?;
+        let directories = &services.directories;
+        let tree = directories.load(tenant, instance, task.input_root).await?;
         let command = match command {
             Some(command) if tree.missing.is_empty() => command,
             other => return Err(self.missing(task, other.is_none(), tree).await?),
@@ -218,13 +220,14 @@ impl Executor {
         let declared = Declared::new(&command)?;
         let needed = declared.needed_directories();
         let short = tree.is_small() && needed.len() <= SHORT;
+        let cache = Arc::clone(&services.cache);
         let planning = files::blocking(short, move || {
             let plan = Plan::new(&tree, &needed)?;
-            let keys = plan.keys();
-            Ok::<_, Error>((plan, keys))
+            let pins = cache.pin(plan.keys(tenant));
+            Ok::<_, Error>((plan, pins))
         });
-        let (plan, keys) = planning.await??;
-        let pins = services.cache.acquire(instance, keys).await?;
+        let (plan, mut pins) = planning.await??;
+        services.cache.complete(instance, &mut pins).await?;
         Ok(Prepared {
             command,
             declared: Arc::new(declared),
@@ -239,16 +242,24 @@ impl Executor {
     /// # Errors
     /// One is too large, which is found out before it is read, or malformed; the
     /// storage fails.
-    async fn messages(&self, task: &Task) -> Result<Option<Arc<rev2::Command>>, Error> {
+    async fn messages(
+        &self,
+        tenant: Tenant,
+        task: &Task,
+    ) -> Result<Option<Arc<rev2::Command>>, Error> {
         let services = &*self.services;
         let what = "fetching the command and the input root";
-        let mut command = services.commands.get(&task.command);
+        let mut command = services.commands.get(&(tenant, task.command));
         let mut wanted = Vec::new();
         if command.is_none() {
             check_size("command", task.command)?;
             wanted.push(task.command);
         }
-        if services.directories.cached(&task.input_root).is_none() {
+        if services
+            .directories
+            .cached(tenant, &task.input_root)
+            .is_none()
+        {
             check_size("input directory", task.input_root)?;
             wanted.push(task.input_root);
         }
@@ -269,16 +280,21 @@ impl Executor {
                 Err(error) => return Err(Error::storage(what)(error)),
             };
             if digest == task.input_root {
-                services.directories.insert(digest, &bytes)?;
+                services.directories.insert(tenant, digest, &bytes)?;
             }
             if digest == task.command && command.is_none() {
-                command = Some(self.read_command(digest, &bytes)?);
+                command = Some(self.read_command(tenant, digest, &bytes)?);
             }
         }
         Ok(command)
     }
 
-    fn read_command(&self, digest: Digest, bytes: &Bytes) -> Result<Arc<rev2::Command>, Error> {
+    fn read_command(
+        &self,
+        tenant: Tenant,
+        digest: Digest,
+        bytes: &Bytes,
+    ) -> Result<Arc<rev2::Command>, Error> {
         let actual = Digest::of(digest.function(), bytes);
         if actual != digest {
             return Err(Error::storage("fetching the command")(
@@ -298,7 +314,7 @@ impl Executor {
         let weight = 512 + 4 * digest.size();
         self.services
             .commands
-            .put(digest, Arc::clone(&command), weight);
+            .put((tenant, digest), Arc::clone(&command), weight);
         Ok(command)
     }
 

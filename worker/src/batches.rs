@@ -13,7 +13,7 @@ pub(crate) const BATCH_BLOBS: usize = 512;
 /// One request to the storage: blobs, each with what it comes from or becomes.
 pub(crate) enum Request<T> {
     Batch(Vec<(Digest, T)>),
-    Stream(Digest, T),
+    Stream((Digest, T)),
 }
 
 /// The requests that transfer these blobs.
@@ -23,7 +23,7 @@ pub(crate) fn requests<T>(blobs: impl IntoIterator<Item = (Digest, T)>) -> Vec<R
     let mut bytes = 0;
     for (digest, blob) in blobs {
         if digest.size() > SMALL {
-            requests.push(Request::Stream(digest, blob));
+            requests.push(Request::Stream((digest, blob)));
             continue;
         }
         if bytes + digest.size() > BATCH_BYTES || batch.len() == BATCH_BLOBS {
@@ -56,7 +56,7 @@ mod tests {
         let blobs: Vec<_> = sizes.into_iter().map(blob).collect();
         let count = |request: &Request<()>| match request {
             Request::Batch(blobs) => blobs.len(),
-            Request::Stream(..) => 0,
+            Request::Stream(_) => 0,
         };
         requests(blobs).iter().map(count).collect()
     }

@@ -10,6 +10,7 @@ use proto::{InstanceName, PlatformKey};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::cache::ReplacementPolicy;
 
 /// What a worker is told. Addresses and directories must be given.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -39,6 +40,14 @@ pub struct Config {
     /// How many files it may hold. 1,000,000.
     #[serde(default = "default_cache_files")]
     pub maximum_cache_file_count: u64,
+    /// Which of its files that no action uses makes room. `LEAST_RECENTLY_USED`.
+    #[serde(default)]
+    pub cache_replacement_policy: ReplacementPolicy,
+    /// How many components of an action's instance name tell its tenant. Tenants
+    /// share no cached files and messages, so that none learns what others hold.
+    /// 0: all share.
+    #[serde(default)]
+    pub cache_tenant_components: usize,
     /// Directory messages kept in memory, in bytes of memory. 128 MiB.
     #[serde(default = "default_memory")]
     pub maximum_memory_cached_directories_size_bytes: u64,

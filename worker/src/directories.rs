@@ -1,17 +1,21 @@
 //! Input roots as messages: Directory messages fetched level by level, validated
-//! once, kept in memory.
+//! once, kept in memory in little space.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use prost::Message;
-use proto::path::PathError;
 use proto::wire::rev2;
-use proto::{Component, Digest, InstanceName};
+use proto::{Digest, InstanceName};
 use storage::BlobStore;
 
 use crate::Error;
+use crate::batches::{Request, requests};
+use crate::cache::Tenant;
+use crate::directory::{Directory, validate};
+use crate::downloads::Downloads;
 use crate::memory::Memory;
 
 /// A message larger than this is refused: REv2 has no bound, memory has.
@@ -19,28 +23,12 @@ const MAXIMUM_MESSAGE: u64 = 64 << 20;
 /// All Directory messages of one input root together. A message is counted once,
 /// however often the root has it.
 const MAXIMUM_TREE: u64 = 512 << 20;
+/// Requests for messages of one input root that are prepared at the same time.
+const CONCURRENT: usize = 8;
 /// Entries of a small input root.
 const SMALL: usize = 256;
 /// Levels of an input root. The kernel's paths end at 4096 bytes.
 const MAXIMUM_DEPTH: usize = 2048;
-
-/// A validated Directory message: names are names, sorted, and each once.
-#[derive(Debug)]
-pub(crate) struct Directory {
-    pub(crate) files: Box<[FileEntry]>,
-    /// Sorted by name.
-    pub(crate) directories: Box<[(Component, Digest)]>,
-    /// Names and targets, verbatim.
-    pub(crate) symlinks: Box<[(Component, Box<str>)]>,
-}
-
-/// A file of a directory.
-#[derive(Debug)]
-pub(crate) struct FileEntry {
-    pub(crate) name: Component,
-    pub(crate) digest: Digest,
-    pub(crate) executable: bool,
-}
 
 /// All messages of an input root.
 pub(crate) struct Tree {
@@ -65,28 +53,35 @@ impl Tree {
     }
 }
 
-/// The Directory messages in memory, and the way to others.
+/// The Directory messages in memory, each tenant's apart, and the way to others.
 pub(crate) struct Directories {
     store: Arc<dyn BlobStore>,
-    memory: Memory<Directory>,
+    downloads: Arc<Downloads>,
+    memory: Memory<(Tenant, Digest), Directory>,
 }
 
 impl Directories {
-    /// Keeps messages of up to `maximum` bytes in memory.
-    pub(crate) fn new(store: Arc<dyn BlobStore>, maximum: u64) -> Self {
+    /// Keeps messages in memory that take up to `maximum` bytes there.
+    pub(crate) fn new(store: Arc<dyn BlobStore>, downloads: Arc<Downloads>, maximum: u64) -> Self {
         Self {
             store,
+            downloads,
             memory: Memory::new(maximum),
         }
     }
 
     /// The message of this digest, if it is in memory.
-    pub(crate) fn cached(&self, digest: &Digest) -> Option<Arc<Directory>> {
-        self.memory.get(digest)
+    pub(crate) fn cached(&self, tenant: Tenant, digest: &Digest) -> Option<Arc<Directory>> {
+        self.memory.get(&(tenant, *digest))
     }
 
     /// Takes in a message's bytes.
-    pub(crate) fn insert(&self, digest: Digest, bytes: &Bytes) -> Result<Arc<Directory>, Error> {
+    pub(crate) fn insert(
+        &self,
+        tenant: Tenant,
+        digest: Digest,
+        bytes: &Bytes,
+    ) -> Result<Arc<Directory>, Error> {
         let actual = Digest::of(digest.function(), bytes);
         if actual != digest {
             return Err(Error::storage("fetching input directories")(
@@ -102,24 +97,24 @@ impl Directories {
             source,
         })?;
         let directory = Arc::new(validate(digest, &message)?);
-        let weight = 256
-            + 192 * (message.files.len() + message.directories.len()) as u64
-            + message
-                .symlinks
-                .iter()
-                .map(|link| 96 + (link.name.len() + link.target.len()) as u64)
-                .sum::<u64>();
-        self.memory.put(digest, Arc::clone(&directory), weight);
+        let weight = directory.weight();
+        let key = (tenant, digest);
+        self.memory.put(key, Arc::clone(&directory), weight);
         Ok(directory)
     }
 
-    /// All messages reachable from `root`, one batch a level.
+    /// All messages reachable from `root`, level by level.
     ///
     /// # Errors
     /// A message is malformed, too large or lies too deep, or all are too large
     /// together, which is found out before they are read; the storage fails.
     /// Missing ones are no error here: what else is missing is to be found out.
-    pub(crate) async fn load(&self, instance: &InstanceName, root: Digest) -> Result<Tree, Error> {
+    pub(crate) async fn load(
+        &self,
+        tenant: Tenant,
+        instance: &InstanceName,
+        root: Digest,
+    ) -> Result<Tree, Error> {
         let mut tree = Tree {
             root,
             directories: HashMap::new(),
@@ -147,7 +142,9 @@ impl Directories {
                     limit: MAXIMUM_TREE,
                 });
             }
-            let directories = self.level(instance, &level, &mut tree.missing).await?;
+            let directories = self
+                .level(tenant, instance, &level, &mut tree.missing)
+                .await?;
             let mut next = Vec::new();
             for (digest, directory) in directories {
                 for (_, child) in &directory.directories {
@@ -164,6 +161,7 @@ impl Directories {
 
     async fn level(
         &self,
+        tenant: Tenant,
         instance: &InstanceName,
         digests: &[Digest],
         missing: &mut Vec<Digest>,
@@ -171,28 +169,56 @@ impl Directories {
         let mut found = Vec::with_capacity(digests.len());
         let mut wanted = Vec::new();
         for digest in digests {
-            match self.cached(digest) {
+            match self.cached(tenant, digest) {
                 Some(directory) => found.push((*digest, directory)),
-                None => wanted.push(*digest),
+                None => wanted.push((*digest, ())),
             }
         }
-        if wanted.is_empty() {
-            return Ok(found);
-        }
-        let what = "fetching input directories";
-        let results = self
-            .store
-            .read_batch(instance, &wanted)
-            .await
-            .map_err(Error::storage(what))?;
-        for (digest, result) in wanted.into_iter().zip(results) {
-            match result {
-                Ok(bytes) => found.push((digest, self.insert(digest, &bytes)?)),
-                Err(storage::Error::NotFound(_)) => missing.push(digest),
-                Err(error) => return Err(Error::storage(what)(error)),
+        let read = futures::stream::iter(requests(wanted))
+            .map(|request| self.read(tenant, instance, request))
+            .buffer_unordered(CONCURRENT)
+            .try_collect::<Vec<_>>()
+            .await?;
+        for (digest, directory) in read.into_iter().flatten() {
+            match directory {
+                Some(directory) => found.push((digest, directory)),
+                None => missing.push(digest),
             }
         }
         Ok(found)
+    }
+
+    /// Reads the messages of one request; none for those that the storage has not.
+    async fn read(
+        &self,
+        tenant: Tenant,
+        instance: &InstanceName,
+        request: Request<()>,
+    ) -> Result<Vec<(Digest, Option<Arc<Directory>>)>, Error> {
+        let what = "fetching input directories";
+        let digests: Vec<Digest> = match request {
+            Request::Batch(blobs) => blobs.into_iter().map(|(digest, ())| digest).collect(),
+            // The storage's client streams what is too large for a message.
+            Request::Stream((digest, ())) => vec![digest],
+        };
+        let bytes = digests.iter().map(Digest::size).sum();
+        let _turn = self.downloads.turn(bytes).await?;
+        let results = self
+            .store
+            .read_batch(instance, &digests)
+            .await
+            .map_err(Error::storage(what))?;
+        let mut read = Vec::with_capacity(digests.len());
+        for (digest, result) in digests.into_iter().zip(results) {
+            match result {
+                Ok(bytes) => {
+                    read.push((digest, Some(self.insert(tenant, digest, &bytes)?)));
+                }
+                Err(storage::Error::NotFound(_)) => read.push((digest, None)),
+                Err(error) => return Err(Error::storage(what)(error)),
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -207,86 +233,5 @@ pub(crate) fn check_size(what: &str, digest: Digest) -> Result<(), Error> {
     Err(Error::Limit {
         what: format!("size of {what} {digest}"),
         limit: MAXIMUM_MESSAGE,
-    })
-}
-
-/// Checks a message against REv2 Directory: file names, in strict order within
-/// each list, and no name twice across the three.
-fn validate(directory: Digest, message: &rev2::Directory) -> Result<Directory, Error> {
-    let function = directory.function();
-    let fault = |entry: &str, reason: String| Error::Directory {
-        directory,
-        entry: entry.chars().take(255).collect(),
-        reason,
-    };
-    let name = |name: &str, previous: &mut Option<Component>| -> Result<Component, Error> {
-        let component =
-            Component::new(name).map_err(|error: PathError| fault(name, error.to_string()))?;
-        if let Some(previous) = previous {
-            match component.cmp(previous) {
-                std::cmp::Ordering::Greater => {}
-                std::cmp::Ordering::Equal => return Err(fault(name, "name occurs twice".into())),
-                std::cmp::Ordering::Less => {
-                    return Err(fault(name, format!("not sorted: comes after {previous:?}")));
-                }
-            }
-        }
-        *previous = Some(component.clone());
-        Ok(component)
-    };
-    let digest = |entry: &str, digest: Option<&rev2::Digest>| {
-        Digest::from_wire(function, digest).map_err(|error| fault(entry, error.to_string()))
-    };
-    let mut previous = None;
-    let files: Box<[FileEntry]> = message
-        .files
-        .iter()
-        .map(|file| {
-            Ok(FileEntry {
-                name: name(&file.name, &mut previous)?,
-                digest: digest(&file.name, file.digest.as_ref())?,
-                executable: file.is_executable,
-            })
-        })
-        .collect::<Result<_, Error>>()?;
-    let mut previous = None;
-    let directories: Box<[(Component, Digest)]> = message
-        .directories
-        .iter()
-        .map(|child| {
-            Ok((
-                name(&child.name, &mut previous)?,
-                digest(&child.name, child.digest.as_ref())?,
-            ))
-        })
-        .collect::<Result<_, Error>>()?;
-    let mut previous = None;
-    let symlinks: Box<[(Component, Box<str>)]> = message
-        .symlinks
-        .iter()
-        .map(|link| {
-            let component = name(&link.name, &mut previous)?;
-            // symlink(2): ENOENT for an empty target, ENAMETOOLONG beyond PATH_MAX.
-            if link.target.is_empty() || link.target.len() > 4095 || link.target.contains('\0') {
-                return Err(fault(
-                    &link.name,
-                    "symbolic link target is empty, too long or contains NUL".into(),
-                ));
-            }
-            Ok((component, link.target.as_str().into()))
-        })
-        .collect::<Result<_, Error>>()?;
-    let mut names: HashSet<&Component> = HashSet::new();
-    let all = files.iter().map(|file| &file.name);
-    let all = all.chain(directories.iter().map(|(name, _)| name));
-    for name in all.chain(symlinks.iter().map(|(name, _)| name)) {
-        if !names.insert(name) {
-            return Err(fault(name.as_str(), "name occurs twice".into()));
-        }
-    }
-    Ok(Directory {
-        files,
-        directories,
-        symlinks,
     })
 }

@@ -178,7 +178,12 @@ pub(crate) fn stat_at(
 
 /// Gives an open file the fixed modification time.
 pub(crate) fn set_fixed_time(file: impl AsFd) -> Result<(), Errno> {
-    let time = TimeSpec::new(FIXED_TIME, 0);
+    set_time(file, (FIXED_TIME, 0))
+}
+
+/// Gives an open file a modification time: seconds and nanoseconds.
+pub(crate) fn set_time(file: impl AsFd, (seconds, nanos): (i64, u32)) -> Result<(), Errno> {
+    let time = TimeSpec::new(seconds, nanos.into());
     nix::sys::stat::futimens(file.as_fd(), &time, &time)
 }
 

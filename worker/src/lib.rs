@@ -7,7 +7,8 @@
 //! collects and uploads what it left, `result` says how it went. `seal` finds out
 //! whether a runner's actions may be given hardlinks of cached files; `clean`
 //! removes what they leave, and `spare` keeps what can be used again. `batches`
-//! cuts transfers from and to the storage into requests.
+//! cuts transfers from and to the storage into requests, and `downloads` bounds
+//! what comes of all slots together.
 //!
 //! The worker never starts a process: one that holds executables open for writing
 //! while another thread forks makes their start fail with ETXTBSY.
@@ -17,10 +18,12 @@
 mod action;
 mod batches;
 mod build_directory;
-mod cache;
+pub mod cache;
 mod clean;
 pub mod config;
 mod directories;
+mod directory;
+pub mod downloads;
 mod error;
 mod files;
 mod memory;

@@ -1,9 +1,8 @@
 //! Parsed messages kept in memory, bounded by what they weigh.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use proto::Digest;
 
 /// Locks a mutex. A thread that panicked while it held one of the worker's locks
 /// left the data as consistent as any early return would: the locks guard
@@ -12,15 +11,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Values by digest, least recently used out first.
-pub(crate) struct Memory<V> {
+/// Values by what names them, least recently used out first.
+pub(crate) struct Memory<K, V> {
     maximum: u64,
-    state: Mutex<State<V>>,
+    state: Mutex<State<K, V>>,
 }
 
-struct State<V> {
-    entries: HashMap<Digest, Entry<V>>,
-    order: BTreeMap<u64, Digest>,
+struct State<K, V> {
+    entries: HashMap<K, Entry<V>>,
+    order: BTreeMap<u64, K>,
     clock: u64,
     weight: u64,
 }
@@ -31,7 +30,7 @@ struct Entry<V> {
     used: u64,
 }
 
-impl<V> Memory<V> {
+impl<K: Copy + Eq + Hash, V> Memory<K, V> {
     /// One that holds values of this weight altogether, in bytes.
     pub(crate) fn new(maximum: u64) -> Self {
         Self {
@@ -45,24 +44,24 @@ impl<V> Memory<V> {
         }
     }
 
-    /// The value of a digest, which counts as just used.
-    pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<V>> {
+    /// The value of this name, which counts as just used.
+    pub(crate) fn get(&self, key: &K) -> Option<Arc<V>> {
         let state = &mut *lock(&self.state);
-        let entry = state.entries.get_mut(digest)?;
+        let entry = state.entries.get_mut(key)?;
         state.order.remove(&entry.used);
         state.clock += 1;
         entry.used = state.clock;
-        state.order.insert(entry.used, *digest);
+        state.order.insert(entry.used, *key);
         Some(Arc::clone(&entry.value))
     }
 
     /// Keeps a value. One heavier than the whole memory is not kept.
-    pub(crate) fn put(&self, digest: Digest, value: Arc<V>, weight: u64) {
+    pub(crate) fn put(&self, key: K, value: Arc<V>, weight: u64) {
         if weight > self.maximum {
             return;
         }
         let state = &mut *lock(&self.state);
-        if state.entries.contains_key(&digest) {
+        if state.entries.contains_key(&key) {
             return;
         }
         while state.weight + weight > self.maximum {
@@ -75,10 +74,10 @@ impl<V> Memory<V> {
         }
         state.clock += 1;
         let used = state.clock;
-        state.order.insert(used, digest);
+        state.order.insert(used, key);
         state.weight += weight;
         state.entries.insert(
-            digest,
+            key,
             Entry {
                 value,
                 weight,
@@ -91,21 +90,18 @@ impl<V> Memory<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::DigestFunction;
-
     #[test]
     fn what_was_not_used_for_longest_makes_room() {
-        let digest = |n: u8| Digest::of(DigestFunction::Sha256, &[n]);
         let memory = Memory::new(10);
-        for n in 0..2 {
-            memory.put(digest(n), Arc::new(n), 5);
+        for n in 0..2_u8 {
+            memory.put(n, Arc::new(n), 5);
         }
-        assert!(memory.get(&digest(0)).is_some());
-        memory.put(digest(2), Arc::new(2), 5);
-        assert!(memory.get(&digest(1)).is_none());
-        assert!(memory.get(&digest(0)).is_some());
-        memory.put(digest(3), Arc::new(3), 11);
-        assert!(memory.get(&digest(3)).is_none());
-        assert_eq!(memory.get(&digest(2)).as_deref(), Some(&2));
+        assert!(memory.get(&0).is_some());
+        memory.put(2, Arc::new(2), 5);
+        assert!(memory.get(&1).is_none());
+        assert!(memory.get(&0).is_some());
+        memory.put(3, Arc::new(3), 11);
+        assert!(memory.get(&3).is_none());
+        assert_eq!(memory.get(&2).as_deref(), Some(&2));
     }
 }

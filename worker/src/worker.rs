@@ -15,6 +15,7 @@ use crate::build_directory::BuildDirectories;
 use crate::cache::{FileCache, Limits};
 use crate::config::Config;
 use crate::directories::Directories;
+use crate::downloads::Downloads;
 use crate::memory::Memory;
 use crate::result::worker_name;
 use crate::scheduler::Scheduler;
@@ -57,10 +58,13 @@ pub(crate) async fn serve(
     // not the worker's. Modes are set explicitly all the same.
     nix::sys::stat::umask(Mode::empty());
     let count: usize = slots.iter().map(Vec::len).sum();
-    let (cache, builds) = open(&config, &store, count).await?;
+    let downloads = Arc::new(Downloads::new(config.input_download_concurrency));
+    let (cache, builds) = open(&config, &store, &downloads, count).await?;
+    tokio::spawn(FileCache::verify_all(Arc::downgrade(&cache)));
     let services = Arc::new(Services {
         directories: Directories::new(
             Arc::clone(&store),
+            downloads,
             config.maximum_memory_cached_directories_size_bytes,
         ),
         store,
@@ -115,6 +119,7 @@ pub(crate) async fn serve(
 async fn open(
     config: &Config,
     store: &Arc<dyn BlobStore>,
+    downloads: &Arc<Downloads>,
     slots: usize,
 ) -> Result<(Arc<FileCache>, Arc<BuildDirectories>), Error> {
     let build_path = config.build_directory_path.clone();
@@ -122,9 +127,10 @@ async fn open(
     let limits = Limits {
         bytes: config.maximum_cache_size_bytes,
         files: config.maximum_cache_file_count,
+        policy: config.cache_replacement_policy,
+        tenant_components: config.cache_tenant_components,
     };
-    let downloads = Arc::new(Semaphore::new(config.input_download_concurrency));
-    let store = Arc::clone(store);
+    let (store, downloads) = (Arc::clone(store), Arc::clone(downloads));
     let opening = tokio::task::spawn_blocking(move || {
         let builds = BuildDirectories::open(&build_path, slots + BACKLOG)?;
         let cache = FileCache::open(&cache_path, limits, store, downloads)?;

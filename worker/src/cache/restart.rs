@@ -6,7 +6,8 @@
 //! the cache makes them (regular, owner, mode, size, time, one link) is removed.
 //! Of the rest, those listed in an index of the same boot are good: nothing
 //! happened since but what the page cache knows. All others (after a kill, or a
-//! reboot, which may lose written data) are hashed before their first use.
+//! reboot, which may lose written data) are hashed: before their first use by who
+//! wants them, the rest one by one in the background.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -16,15 +17,18 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use storage::BlobStore;
-use tokio::sync::Semaphore;
 
 use super::file_cache::{FileCache, Limits, OwnedLock};
-use super::index::{Index, Key};
+use super::incoming::{as_made, occupied};
+use super::index::Index;
+use super::key::Key;
+use super::order::ReplacementPolicy;
 use crate::Error;
-use crate::files::{self, Kind};
+use crate::downloads::Downloads;
+use crate::files;
 
 const INCOMING: &str = "incoming";
 const INDEX: &str = "index";
@@ -40,7 +44,7 @@ impl FileCache {
         path: &Path,
         limits: Limits,
         store: Arc<dyn BlobStore>,
-        downloads: Arc<Semaphore>,
+        downloads: Arc<Downloads>,
     ) -> Result<Arc<Self>, Error> {
         let shown = path.display().to_string();
         let directory =
@@ -51,7 +55,7 @@ impl FileCache {
             .map_err(Error::file("empty", format!("{shown}/{INCOMING}")))?;
         let order =
             take_index(&directory).map_err(Error::file("read", format!("{shown}/{INDEX}")))?;
-        let index = scan(&directory, &order).map_err(Error::file("scan", &shown))?;
+        let index = scan(&directory, &order, limits.policy).map_err(Error::file("scan", &shown))?;
         if index.count() > 0 {
             tracing::info!(
                 files = index.count(),
@@ -73,7 +77,7 @@ impl FileCache {
     pub fn close(&self) -> Result<(), Error> {
         let mut text = boot();
         text.push('\n');
-        for key in self.state().index.verified() {
+        for key in self.index().verified() {
             text.push_str(&key.file_name());
             text.push('\n');
         }
@@ -134,7 +138,7 @@ fn take_index(directory: &OwnedFd) -> Result<Vec<Key>, Errno> {
     Ok(lines.filter_map(Key::parse).collect())
 }
 
-fn scan(directory: &OwnedFd, order: &[Key]) -> Result<Index, Errno> {
+fn scan(directory: &OwnedFd, order: &[Key], policy: ReplacementPolicy) -> Result<Index, Errno> {
     let mut good = std::collections::HashMap::new();
     let owner = geteuid().as_raw();
     for (name, _) in files::entries(directory.as_fd(), usize::MAX)? {
@@ -142,8 +146,8 @@ fn scan(directory: &OwnedFd, order: &[Key]) -> Result<Index, Errno> {
             continue;
         };
         let stat = files::stat_at(directory, name.as_c_str())?;
-        if as_made(&key, &stat, owner) {
-            good.insert(key, u64::try_from(stat.st_blocks).unwrap_or(0) * 512);
+        if as_made(&key, &stat, owner) && stat.st_nlink == 1 {
+            good.insert(key, occupied(&stat));
         } else {
             tracing::warn!(
                 file = key.file_name(),
@@ -152,7 +156,7 @@ fn scan(directory: &OwnedFd, order: &[Key]) -> Result<Index, Errno> {
             unlinkat(directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
         }
     }
-    let mut index = Index::default();
+    let mut index = Index::new(policy);
     let listed: HashSet<&Key> = order.iter().collect();
     for (key, bytes) in &good {
         if !listed.contains(key) {
@@ -165,15 +169,4 @@ fn scan(directory: &OwnedFd, order: &[Key]) -> Result<Index, Errno> {
         }
     }
     Ok(index)
-}
-
-/// Whether a file looks as the cache makes them.
-fn as_made(key: &Key, stat: &FileStat, owner: u32) -> bool {
-    Kind::of(stat) == Kind::File
-        && stat.st_uid == owner
-        && files::permissions(stat) == key.mode()
-        && u64::try_from(stat.st_size) == Ok(key.digest.size())
-        && stat.st_mtime == files::FIXED_TIME
-        && stat.st_mtime_nsec == 0
-        && stat.st_nlink == 1
 }

@@ -9,14 +9,17 @@ use std::sync::atomic::Ordering;
 use proto::{Digest, InstanceName};
 use tokio::sync::Semaphore;
 
-use super::{FileCache, Key, Limits, LinkError, Pins};
+use super::{FileCache, Key, Limits, LinkError, Pins, ReplacementPolicy, Tenant};
 use crate::Error;
+use crate::downloads::Downloads;
 use crate::files;
 use crate::testing::{FakeStorage, digest};
 
 const AMPLE: Limits = Limits {
     bytes: 1 << 30,
     files: 1000,
+    policy: ReplacementPolicy::LeastRecentlyUsed,
+    tenant_components: 0,
 };
 
 struct Fixture {
@@ -27,7 +30,7 @@ struct Fixture {
 }
 
 fn open(directory: &Path, storage: &Arc<FakeStorage>, limits: Limits) -> Arc<FileCache> {
-    let downloads = Arc::new(Semaphore::new(8));
+    let downloads = Arc::new(Downloads::new(8));
     FileCache::open(&directory.join("cache"), limits, storage.clone(), downloads).unwrap()
 }
 
@@ -85,6 +88,7 @@ impl Fixture {
 
 fn key(digest: Digest) -> Key {
     Key {
+        tenant: Tenant::SHARED,
         digest,
         executable: false,
     }
@@ -95,6 +99,7 @@ async fn files_are_as_promised_whether_small_or_large() {
     let fixture = Fixture::new(AMPLE);
     let small = key(fixture.storage.put("small"));
     let large = Key {
+        tenant: Tenant::SHARED,
         digest: fixture.storage.put(vec![7; 3 << 20]),
         executable: true,
     };
@@ -331,7 +336,7 @@ async fn a_clean_stop_keeps_files_and_their_order() {
     let fixture = fixture.reopen(true);
     let reads = fixture.storage.reads.load(Ordering::SeqCst);
     assert_eq!(
-        fixture.cache.state().index.verified(),
+        fixture.cache.index().verified(),
         [keys[2], keys[0], keys[1]]
     );
     drop(fixture.acquire(&keys).await.unwrap());
@@ -354,7 +359,7 @@ async fn after_a_kill_files_are_hashed_before_they_are_used() {
 
     let fixture = fixture.reopen(false);
     assert_eq!(fixture.cache.usage().0, 2);
-    assert!(fixture.cache.state().index.verified().is_empty());
+    assert!(fixture.cache.index().verified().is_empty());
     let pins = fixture.acquire(&[good, bad]).await.unwrap();
     assert_eq!(std::fs::read(fixture.cached(&bad)).unwrap(), b"evil");
     assert_eq!(fixture.cached(&good).metadata().unwrap().ino(), inode);
@@ -389,7 +394,7 @@ async fn files_that_are_not_as_the_cache_makes_them_are_removed_at_the_start() {
 #[tokio::test]
 async fn two_processes_cannot_have_one_cache() {
     let fixture = Fixture::new(AMPLE);
-    let downloads = Arc::new(Semaphore::new(1));
+    let downloads = Arc::new(Downloads::new(1));
     let path = fixture.directory.path().join("cache");
     let second = FileCache::open(&path, AMPLE, fixture.storage.clone(), downloads);
     assert!(matches!(second, Err(Error::CacheInUse(_))));
@@ -435,4 +440,141 @@ async fn churn_never_hands_out_a_wrong_or_missing_file() {
     let names = on_disk.map(|entry| entry.unwrap().file_name());
     let on_disk = names.filter(|name| Key::parse(name.to_str().unwrap()).is_some());
     assert_eq!(on_disk.count() as u64, files);
+}
+
+#[tokio::test]
+async fn a_file_that_was_altered_is_fetched_anew() {
+    let fixture = Fixture::new(AMPLE);
+    let key = key(fixture.storage.put("as it was"));
+    let pins = fixture.acquire(&[key]).await.unwrap();
+    let path = fixture.cached(&key);
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&path, "as it is!").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+    let target = fixture.target.as_fd();
+    let lost = |result| matches!(result, Err(LinkError::Vanished));
+    assert!(lost(fixture.cache.link(&key, target, "a")));
+    assert!(lost(fixture.cache.copy(&key, target, "a")));
+    let instance = InstanceName::empty();
+    let repair = || fixture.cache.repair(&instance, vec![key, key]);
+    let more = repair().await.unwrap();
+    fixture.cache.link(&key, target, "a").unwrap();
+    assert_eq!(std::fs::read(fixture.target("a")).unwrap(), b"as it was");
+    // Who comes later with the same complaint finds it repaired.
+    drop(repair().await.unwrap());
+    assert_eq!(fixture.storage.reads.load(Ordering::SeqCst), 2);
+    assert_eq!(fixture.cache.metrics.altered.get(), 1);
+    assert_eq!(fixture.cache.metrics.vanished.get(), 0);
+    drop((pins, more));
+    assert_eq!((fixture.cache.usage().0, fixture.cache.usage().2), (1, 0));
+}
+
+#[tokio::test]
+async fn tenants_share_no_files() {
+    let fixture = Fixture::new(Limits {
+        tenant_components: 1,
+        ..AMPLE
+    });
+    let digest = fixture.storage.put("secret");
+    let key_of = |name: &str| Key {
+        tenant: fixture.cache.tenant(&InstanceName::new(name).unwrap()),
+        digest,
+        executable: false,
+    };
+    let (one, other) = (key_of("one/main"), key_of("other/main"));
+    assert_eq!(one, key_of("one/branch"));
+    drop(fixture.acquire(&[one]).await.unwrap());
+    // The other tenant's storage does not have it.
+    fixture.storage.blobs.lock().unwrap().clear();
+    drop(fixture.acquire(&[one]).await.unwrap());
+    let refused = fixture.acquire(&[other]).await;
+    assert!(matches!(refused, Err(Error::Missing { .. })));
+}
+
+#[tokio::test]
+async fn what_is_hashed_in_the_background_is_used_at_once() {
+    let fixture = Fixture::new(AMPLE);
+    let keys: Vec<Key> = (0..20_u8)
+        .map(|n| key(fixture.storage.put(vec![n; 1000])))
+        .collect();
+    drop(fixture.acquire(&keys).await.unwrap());
+    let bad = fixture.cached(&keys[7]);
+    std::fs::set_permissions(&bad, PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&bad, [99; 1000]).unwrap();
+    std::fs::set_permissions(&bad, PermissionsExt::from_mode(0o444)).unwrap();
+    files::set_fixed_time(std::fs::File::open(&bad).unwrap()).unwrap();
+    let fixture = fixture.reopen(false);
+    let hashing = FileCache::verify_all(Arc::downgrade(&fixture.cache));
+    // An action that wants them meanwhile waits for what is just being hashed.
+    let (pins, ()) = tokio::join!(fixture.acquire(&keys[..10]), hashing);
+    assert_eq!(std::fs::read(&bad).unwrap(), [7; 1000]);
+    assert_eq!(fixture.cache.index().verified().len(), 20);
+    assert_eq!(fixture.storage.reads.load(Ordering::SeqCst), 21);
+    assert_eq!(fixture.cache.metrics.altered.get(), 1);
+    drop(pins.unwrap());
+    assert_eq!((fixture.cache.usage().0, fixture.cache.usage().2), (20, 0));
+}
+
+#[tokio::test]
+async fn room_is_made_before_it_is_taken() {
+    let fixture = Fixture::new(Limits {
+        bytes: 4 << 20,
+        ..AMPLE
+    });
+    let old = key(fixture.storage.put(vec![1; 3 << 20]));
+    drop(fixture.acquire(&[old]).await.unwrap());
+    let new = key(fixture.storage.put(vec![2; 3 << 20]));
+    fixture.storage.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let wanted = [new];
+    let mut fetching = Box::pin(fixture.acquire(&wanted));
+    assert!(futures::poll!(&mut fetching).is_pending());
+    assert!(!fixture.cached(&old).exists());
+    assert_eq!(fixture.cache.usage(), (1, 3 << 20, 1));
+    // What is given up takes no room.
+    drop(fetching);
+    assert_eq!(fixture.cache.usage(), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_another_file_system_cannot_link_is_copied() {
+    let fixture = Fixture::new(AMPLE);
+    let key = key(fixture.storage.put("far away"));
+    let _pins = fixture.acquire(&[key]).await.unwrap();
+    // Every Linux has this one in memory.
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let target = files::open_configured(elsewhere.path()).unwrap();
+    fixture.cache.link(&key, target.as_fd(), "copy").unwrap();
+    let copy = elsewhere.path().join("copy");
+    assert_eq!(std::fs::read(&copy).unwrap(), b"far away");
+    assert_eq!(copy.metadata().unwrap().mode() & 0o7777, 0o444);
+    assert_eq!(copy.metadata().unwrap().mtime(), files::FIXED_TIME);
+}
+
+#[tokio::test]
+async fn counters_say_what_happened() {
+    let fixture = Fixture::new(Limits { files: 1, ..AMPLE });
+    let keys = [vec![1; 10], vec![2; 20]].map(|bytes| key(fixture.storage.put(bytes)));
+    drop(fixture.acquire(&keys[..1]).await.unwrap());
+    drop(fixture.acquire(&keys[..1]).await.unwrap());
+    drop(fixture.acquire(&keys[1..]).await.unwrap());
+    let mut registry = prometheus_client::registry::Registry::default();
+    fixture.cache.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "hayloft_worker_file_cache_hits_total 1",
+        "hayloft_worker_file_cache_hit_bytes_total 10",
+        "hayloft_worker_file_cache_misses_total 2",
+        "hayloft_worker_file_cache_fetched_total 2",
+        "hayloft_worker_file_cache_fetched_bytes_total 30",
+        "hayloft_worker_file_cache_evicted_total 1",
+        "hayloft_worker_file_cache_files 1",
+        "hayloft_worker_file_cache_size_bytes 4096",
+        "buildbarn_eviction_set_operations_total{name=\"HardlinkingFileFetcher\",operation=\"Remove\"} 1",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} not in\n{text}"
+        );
+    }
 }

@@ -155,7 +155,7 @@ pub(crate) async fn upload(
                 .map_err(|closed| Error::Internal(closed.to_string()))?;
             match request {
                 Request::Batch(blobs) => batch(store, instance, build, blobs).await,
-                Request::Stream(digest, source) => {
+                Request::Stream((digest, source)) => {
                     stream(store, instance, build, digest, source).await
                 }
             }

@@ -12,7 +12,8 @@ use proto::InstanceName;
 use super::plan::Plan;
 use crate::Error;
 use crate::build_directory::BuildDirectory;
-use crate::cache::{FileCache, Key, LinkError, Pins};
+use crate::cache::{FileCache, Key, LinkError, Pins, Tenant};
+use crate::directory::Properties;
 use crate::files;
 
 /// How cached files get into an input root.
@@ -47,6 +48,7 @@ struct Vanished {
     key: Key,
     directory: usize,
     name: String,
+    properties: Option<Properties>,
 }
 
 /// Makes everything in the plan below the build directory's input root. All of
@@ -67,27 +69,28 @@ pub(crate) async fn build(
         return Ok(None);
     }
     let threads = files::processors();
+    let tenant = cache.tenant(instance);
     let all = Pass {
         directories: true,
         files: true,
     };
     let mut vanished = if plan.entries <= SHARE || threads == 1 {
         let whole = 0..plan.directories.len();
-        stretch(cache, &plan, &target, whole, how, all).await?
+        stretch(cache, tenant, &plan, &target, whole, how, all).await?
     } else {
         let whole = 0..plan.directories.len();
         let made = Pass {
             files: false,
             ..all
         };
-        stretch(cache, &plan, &target, whole, how, made).await?;
+        stretch(cache, tenant, &plan, &target, whole, how, made).await?;
         let filled = Pass {
             directories: false,
             ..all
         };
         let stretches = split(&plan, threads * 4)
             .into_iter()
-            .map(|range| stretch(cache, &plan, &target, range, how, filled));
+            .map(|range| stretch(cache, tenant, &plan, &target, range, how, filled));
         futures::future::try_join_all(stretches)
             .await?
             .into_iter()
@@ -142,6 +145,7 @@ fn split(plan: &Plan, parts: usize) -> Vec<Range<usize>> {
 /// Does one stretch, on a thread for blocking work unless it is a matter of moments.
 async fn stretch(
     cache: &Arc<FileCache>,
+    tenant: Tenant,
     plan: &Arc<Plan>,
     target: &Arc<BuildDirectory>,
     range: Range<usize>,
@@ -150,7 +154,7 @@ async fn stretch(
 ) -> Result<Vec<Vanished>, Error> {
     let (cache, plan, target) = (Arc::clone(cache), Arc::clone(plan), Arc::clone(target));
     let short = plan.entries <= SHORT && how == Materialise::Hardlink;
-    let work = move || walk(&cache, &plan, &target, range, how, pass);
+    let work = move || walk(&cache, tenant, &plan, &target, range, how, pass);
     files::blocking(short, work).await?
 }
 
@@ -158,6 +162,7 @@ async fn stretch(
 /// its lower end where it is long.
 fn walk(
     cache: &FileCache,
+    tenant: Tenant,
     plan: &Plan,
     target: &BuildDirectory,
     range: Range<usize>,
@@ -190,17 +195,19 @@ fn walk(
         if pass.files
             && let Some(content) = &planned.content
         {
-            for file in &content.files {
+            for file in content.files.iter() {
                 let key = Key {
+                    tenant,
                     digest: file.digest,
                     executable: file.executable,
                 };
-                match put(cache, &key, &directory, file.name.as_str(), how) {
+                match put(cache, &key, &directory, file.name, how, file.properties) {
                     Ok(()) => {}
                     Err(LinkError::Vanished) => vanished.push(Vanished {
                         key,
                         directory: place,
                         name: file.name.to_string(),
+                        properties: file.properties,
                     }),
                     Err(LinkError::Errno(errno)) => {
                         let path = format!("{}/{}", shown(), file.name);
@@ -229,10 +236,17 @@ fn put(
     directory: &OwnedFd,
     name: &str,
     how: Materialise,
+    properties: Option<Properties>,
 ) -> Result<(), LinkError> {
-    match how {
-        Materialise::Hardlink => cache.link(key, directory.as_fd(), name),
-        Materialise::Copy => cache.copy(key, directory.as_fd(), name),
+    match (properties, how) {
+        (None, Materialise::Hardlink) => cache.link(key, directory.as_fd(), name),
+        (None, Materialise::Copy) => cache.copy(key, directory.as_fd(), name),
+        (Some(own), _) => {
+            // Mode and time are the inode's: this one needs its own.
+            let mode = own.unix_mode.unwrap_or_else(|| key.mode());
+            let mtime = own.mtime.unwrap_or((files::FIXED_TIME, 0));
+            cache.copy_with(key, directory.as_fd(), name, mode, mtime)
+        }
     }
 }
 
@@ -247,7 +261,14 @@ fn retry(
     for file in files {
         let path = || format!("{}/{}", shown(plan, file.directory), file.name);
         let directory = open(plan, target, file.directory).map_err(Error::file("open", path()))?;
-        match put(cache, &file.key, &directory, &file.name, how) {
+        match put(
+            cache,
+            &file.key,
+            &directory,
+            &file.name,
+            how,
+            file.properties,
+        ) {
             Ok(()) => {}
             Err(LinkError::Vanished) => vanished.push(file),
             Err(LinkError::Errno(errno)) => {

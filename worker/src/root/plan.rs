@@ -6,8 +6,9 @@ use std::sync::Arc;
 use proto::{Component, RelativePath};
 
 use crate::Error;
-use crate::cache::Key;
-use crate::directories::{Directory, Tree};
+use crate::cache::{Key, Tenant};
+use crate::directories::Tree;
+use crate::directory::Directory;
 
 /// Files, directories and links of an input root. A tree of few messages can
 /// name the same one over and over and so be exponentially large.
@@ -107,21 +108,19 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The cache's files that the plan needs, each once.
-    pub(crate) fn keys(&self) -> Vec<Key> {
-        let mut seen = HashSet::new();
+    /// The cache's files that the plan needs; one may come more than once.
+    pub(crate) fn keys(&self, tenant: Tenant) -> impl Iterator<Item = Key> {
         let mut messages = HashSet::new();
         let contents = self.directories.iter().filter_map(|d| d.content.as_ref());
-        for directory in contents {
+        contents
             // The same message in many places has the same files.
-            if messages.insert(Arc::as_ptr(directory)) {
-                seen.extend(directory.files.iter().map(|file| Key {
-                    digest: file.digest,
-                    executable: file.executable,
-                }));
-            }
-        }
-        seen.into_iter().collect()
+            .filter(move |directory| messages.insert(Arc::as_ptr(directory)))
+            .flat_map(|directory| directory.files.iter())
+            .map(move |file| Key {
+                tenant,
+                digest: file.digest,
+                executable: file.executable,
+            })
     }
 
     fn path(&self, mut parent: usize, name: Option<&Component>) -> Vec<String> {
@@ -151,10 +150,7 @@ fn kind(directory: &Directory, name: &Component) -> Kind {
         .is_ok()
     {
         Kind::Directory
-    } else if directory
-        .files
-        .binary_search_by(|file| by(&file.name))
-        .is_ok()
+    } else if directory.files.find(name.as_str()).is_some()
         || directory
             .symlinks
             .binary_search_by(|(entry, _)| by(entry))
