@@ -10,10 +10,19 @@ use crate::{Error, Shutdown, raise_open_files};
 pub fn run<E: From<Error>>(program: impl AsyncFnOnce(Shutdown) -> Result<(), E>) -> Result<(), E> {
     raise_open_files();
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads())
         .enable_all()
         .build()
         .map_err(Error::Threads)?
         .block_on(async { program(Shutdown::on_signals()?).await })
+}
+
+/// Half the processors: several of these programs share a machine with the actions
+/// that they run, and each thread more is one more to wake between a request and its
+/// answer. What takes long (files, hashing) runs on threads of its own anyway.
+fn threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).max(1)
 }
 
 #[cfg(test)]
