@@ -29,6 +29,9 @@ pub(crate) const ROOT_CAPABILITIES: [(u32, &str); 7] = [
     (21, "CAP_SYS_ADMIN"),
 ];
 
+/// Lets networks be used again ([`crate::network`]); nothing rests on it.
+pub(crate) const CAP_NET_ADMIN: u32 = 12;
+
 /// Each an errno, 0 when it worked, or [`NOT_REACHED`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attempts {

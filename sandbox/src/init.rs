@@ -143,6 +143,8 @@ fn run_steps(
 fn prepare(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
     let root = state.shared.plan.root;
     match step {
+        // The launcher was there when it made this process.
+        Step::UnusedNetwork => Ok(()),
         Step::UserAndPidNamespaces { inner } => enter_own_namespaces(state, *inner),
         Step::TakeIds(inner) => {
             sys::take_ids(*inner, *inner)?;

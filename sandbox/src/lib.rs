@@ -28,6 +28,7 @@ mod memory;
 mod message;
 mod mount_map;
 mod mounts;
+mod network;
 mod order;
 mod overlay;
 mod paths;

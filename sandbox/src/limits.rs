@@ -46,15 +46,16 @@ pub const MOST_RECLAIMS: usize = 64;
 /// time, with so many sandboxes ready ahead.
 #[must_use]
 pub fn most_concurrent(pool_size: usize) -> usize {
-    // A process, a channel, the input root and the mapping of its mounts; one in
-    // reserve for what is queued.
-    const FILES_OF_RUN: u64 = 5;
+    // A process, a channel, the input root and the mapping of its mounts, a network's
+    // seven; one in reserve for what is queued.
+    const FILES_OF_RUN: u64 = 12;
     // Its own, helpers', and those of sandboxes on their way out.
     const OTHER_FILES: u64 = 256;
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
     let runs = hard.saturating_sub(OTHER_FILES) / FILES_OF_RUN;
     let runs = usize::try_from(runs).unwrap_or(usize::MAX);
-    runs.saturating_sub(pool_size).min(MOST_RUNS)
+    // Those ready, and as many networks again that wait for a sandbox.
+    runs.saturating_sub(2 * pool_size).min(MOST_RUNS)
 }
 
 /// Gives this process, and those it starts, the highest `oom_score_adj`

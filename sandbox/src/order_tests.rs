@@ -75,6 +75,7 @@ fn an_order_whose_sandbox_died_goes_to_another() {
             pidfd: build.try_clone().unwrap().into(),
             channel: ours,
             host_id: 0,
+            network: None,
             last: None,
             silent: false,
             mount_map: None,

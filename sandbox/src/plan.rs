@@ -317,8 +317,13 @@ fn start(policy: &Policy, probe: &Probe) -> Vec<Step> {
 
 fn prepare(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
     let network = held(Protection::NetworkNamespace);
+    let pooled = network && pools_networks(policy, probe, held);
     let uts = held(Protection::UtsNamespace);
-    let mut steps = vec![
+    let mut steps = Vec::new();
+    if pooled {
+        steps.push(Step::UnusedNetwork);
+    }
+    steps.extend([
         Step::UserAndPidNamespaces {
             inner: policy.inner_id,
         },
@@ -329,13 +334,13 @@ fn prepare(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) ->
             cgroup: probe.missing(Feature::CgroupNamespace).is_none(),
             ipc: held(Protection::IpcNamespace),
             uts,
-            network,
+            network: network && !pooled,
         },
-    ];
+    ]);
     if uts {
         steps.push(Step::Hostname(policy.hostname.clone()));
     }
-    if network {
+    if network && !pooled {
         steps.push(Step::Loopback);
     }
     steps.extend([
@@ -352,6 +357,15 @@ fn prepare(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) ->
         steps.extend(landlock_rules(held));
     }
     steps
+}
+
+/// Whether networks are made by the launcher and used again while untouched. It must
+/// have the right to enter them and to bring loopback up there; and the filter must
+/// hold, since sockets of other families than it allows leave other traces.
+fn pools_networks(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) -> bool {
+    matches!(policy.host_ids, HostIds::Range { .. })
+        && held(Protection::Seccomp)
+        && probe.missing(Feature::NetworkAdministration).is_none()
 }
 
 fn tmpfs(path: &'static str, policy: &Policy) -> Step {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::probe::Finding;
 
-const FEATURES: [Feature; 15] = [
+const FEATURES: [Feature; 16] = [
     Feature::MountCalls,
     Feature::UserNamespace,
     Feature::MountNamespace,
@@ -16,6 +16,7 @@ const FEATURES: [Feature; 15] = [
     Feature::LandlockScopes,
     Feature::ProtectedHardlinks,
     Feature::RootCapabilities,
+    Feature::NetworkAdministration,
     Feature::SubordinateIds,
 ];
 

@@ -38,6 +38,8 @@ pub enum Feature {
     ProtectedHardlinks,
     /// Being root with the capabilities that mapping foreign uids takes.
     RootCapabilities,
+    /// Configuring networks that belong to the host's user namespace.
+    NetworkAdministration,
     /// `newuidmap(1)` and subordinate ids of this user. Told, not used.
     SubordinateIds,
 }
@@ -59,6 +61,7 @@ impl fmt::Display for Feature {
             Self::LandlockScopes => "Landlock scopes",
             Self::ProtectedHardlinks => "fs.protected_hardlinks",
             Self::RootCapabilities => "root's capabilities",
+            Self::NetworkAdministration => "CAP_NET_ADMIN",
             Self::SubordinateIds => "subordinate ids",
         })
     }
@@ -239,6 +242,17 @@ fn findings(attempts: &Attempts, uid: Uid) -> Vec<Finding> {
         },
     );
     add(F::RootCapabilities, root_capabilities(attempts, uid));
+    add(
+        F::NetworkAdministration,
+        if attempts.capabilities >> attempt::CAP_NET_ADMIN & 1 == 1 {
+            Ok(())
+        } else {
+            Err((
+                "CAP_NET_ADMIN is lacking".to_owned(),
+                "grant CAP_NET_ADMIN".to_owned(),
+            ))
+        },
+    );
     add(F::SubordinateIds, subordinate_ids(uid));
     findings
 }

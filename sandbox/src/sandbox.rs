@@ -17,6 +17,7 @@ use crate::client::{receive_datagram, send_datagram};
 use crate::id_map::{IdPair, map_ids};
 use crate::init::{self, Shared};
 use crate::message::{Done, End, Reply, Usage};
+use crate::network::{Network, Networks};
 use crate::order::{Directions, Made, Order};
 use crate::plan::Plan;
 use crate::policy::HostIds;
@@ -51,6 +52,8 @@ pub(crate) struct Sandbox {
     pub(crate) pidfd: OwnedFd,
     pub(crate) channel: OwnedFd,
     pub(crate) host_id: u32,
+    /// Its network, where the launcher makes them.
+    pub(crate) network: Option<Network>,
     /// The last report, which says how it ended.
     pub(crate) last: Option<Report>,
     /// Its end of the channel is closed.
@@ -69,15 +72,31 @@ pub(crate) enum NotRun {
 
 impl Sandbox {
     /// Starts a sandbox; it reports when it is prepared.
-    pub(crate) fn start(shared: &Shared, host_id: u32) -> nix::Result<Self> {
+    pub(crate) fn start(
+        shared: &Shared,
+        networks: Option<&mut Networks>,
+        host_id: u32,
+    ) -> nix::Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
             None,
             SockFlag::SOCK_CLOEXEC,
         )?;
-        let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
-        let Some((pid, pidfd)) = sys::clone_process(namespaces)? else {
+        let (network, cloned) = match networks {
+            None => (None, clone()),
+            Some(networks) => {
+                let network = networks.take()?;
+                networks.enter(&network)?;
+                let cloned = clone();
+                // In the copy it is the network to stay in.
+                if !matches!(cloned, Ok(None)) {
+                    networks.leave()?;
+                }
+                (Some(network), cloned)
+            }
+        };
+        let Some((pid, pidfd)) = cloned? else {
             drop(ours);
             sys::never_return(|| init::main(shared, theirs, host_id));
         };
@@ -88,6 +107,7 @@ impl Sandbox {
             pidfd,
             channel: ours,
             host_id,
+            network,
             last: None,
             silent: false,
             mount_map: None,
@@ -184,6 +204,10 @@ impl Sandbox {
         }));
         Ok(())
     }
+}
+
+fn clone() -> nix::Result<Option<(Pid, OwnedFd)>> {
+    sys::clone_process(libc::CLONE_NEWUSER | libc::CLONE_NEWPID)
 }
 
 impl Running {

@@ -52,6 +52,9 @@ pub enum Step {
     },
     /// `/dev` with the harmless nodes.
     Devices,
+    /// A network namespace of the launcher's making, with a loopback device that is
+    /// up, in which nothing has happened yet.
+    UnusedNetwork,
     /// New user and pid namespaces, one inner id mapped to one host id.
     UserAndPidNamespaces {
         /// Inner uid and gid.
@@ -138,6 +141,7 @@ impl Step {
     pub fn protections(&self) -> Vec<Protection> {
         use Protection as P;
         match self {
+            Self::UnusedNetwork => vec![P::NetworkNamespace],
             Self::UserAndPidNamespaces { .. } => vec![P::UserNamespace, P::PidNamespace],
             Self::TakeIds(_) => vec![P::OwnUid],
             Self::Namespaces {
@@ -173,6 +177,7 @@ impl fmt::Display for Step {
             Self::CopySymlink(path) => write!(f, "reproduce the link {}", path.display())?,
             Self::NeutralEtc { id } => write!(f, "fill /etc for uid {id}")?,
             Self::Devices => f.write_str("fill /dev")?,
+            Self::UnusedNetwork => f.write_str("take a network in which nothing has happened")?,
             Self::UserAndPidNamespaces { inner } => {
                 write!(f, "make user and pid namespaces, mapping uid {inner}")?;
             }

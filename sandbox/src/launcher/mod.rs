@@ -28,6 +28,7 @@ use crate::id_map::IdPair;
 use crate::ids::Ids;
 use crate::init::Shared;
 use crate::message::{End, Reply};
+use crate::network::Networks;
 use crate::order::Order;
 use crate::paths::open_place;
 use crate::plan::Plan;
@@ -35,7 +36,7 @@ use crate::policy::Protection;
 use crate::report::StepFailure;
 use crate::sandbox::{NotRun, Sandbox, State};
 use crate::split::{Config, Error, Service, Signals};
-use crate::step::Phase;
+use crate::step::{Phase, Step};
 use crate::{base, mount_map, seccomp, sys};
 
 /// How long no new sandbox is tried after one failed to be made.
@@ -59,6 +60,7 @@ struct Launcher<'a> {
     service: &'a Service,
     signals: SignalFd,
     ids: Ids,
+    networks: Option<Networks>,
     sandboxes: Vec<Sandbox>,
     helpers: Vec<Helper>,
     /// Runs that wait for a sandbox.
@@ -128,11 +130,21 @@ pub(crate) fn run(
     } else {
         Vec::new()
     };
+    let networks = if plan.prepare.contains(&Step::UnusedNetwork) {
+        let proc = base
+            .proc
+            .try_clone()
+            .map_err(start("keep /proc".to_owned()))?;
+        Some(Networks::new(proc, config.pool_size).map_err(errno("find the own network"))?)
+    } else {
+        None
+    };
     let build = open_place(base::BUILD).map_err(errno("open the build directory"))?;
     let worker = mount_map::owner(build.as_fd());
     let mut launcher = Launcher {
         worker: worker.map_err(errno("look at the build directory"))?,
         overlays: false,
+        networks,
         ids: Ids::new(plan.host_ids, own.as_raw()),
         shared: Shared {
             plan,
@@ -319,7 +331,7 @@ impl Launcher<'_> {
         let Some(host_id) = self.ids.take() else {
             return Ok(());
         };
-        match Sandbox::start(&self.shared, host_id) {
+        match Sandbox::start(&self.shared, self.networks.as_mut(), host_id) {
             Ok(mut sandbox) => {
                 if self.overlays {
                     // If that fails, it is tried again when there is a use for it.

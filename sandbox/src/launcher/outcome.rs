@@ -36,6 +36,9 @@ impl Launcher<'_> {
         while sandbox.take_report() {}
         let (_, usage) = sys::wait_with_usage(sandbox.pid).map_err(failed("reap a sandbox"))?;
         self.ids.give_back(sandbox.host_id);
+        if let (Some(networks), Some(network)) = (&mut self.networks, sandbox.network.take()) {
+            networks.give_back(network);
+        }
         let reported = sandbox.last.take();
         let mut running = match sandbox.state {
             State::Running(running) => running,

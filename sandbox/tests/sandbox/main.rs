@@ -351,6 +351,28 @@ fn reclaim_opens_up_what_commands_left() {
 }
 
 #[test]
+fn nothing_tells_of_an_earlier_commands_network() {
+    in_each_mode("nothing_tells_of_an_earlier_commands_network", |farm| {
+        let look = "cat /proc/net/dev /proc/net/snmp /proc/net/netstat /proc/net/snmp6; \
+                    readlink /proc/self/ns/net";
+        let new = farm.output(shell(look));
+        let snmp = farm.output(shell("cat /proc/net/snmp"));
+        for _ in 0..4 {
+            // Refused, and counted; more than once, so that each network has its turn.
+            let connect = "echo > /dev/tcp/127.0.0.1/9 || cat /proc/net/snmp";
+            let counted = farm.output(request(&["/bin/bash", "-c", connect]));
+            assert!(counted.contains("Tcp:"));
+            assert_ne!(counted, snmp);
+        }
+        let counters = |text: &str| text.rsplit_once("net:").unwrap().0.to_owned();
+        for _ in 0..4 {
+            let seen = farm.output(shell(look));
+            assert_eq!(counters(&seen), counters(&new));
+        }
+    });
+}
+
+#[test]
 fn paths_are_checked() {
     in_each_mode("paths_are_checked", |farm| {
         farm.prepare(|root| std::os::unix::fs::symlink("nowhere", root.join("dangling")).unwrap());
@@ -383,7 +405,10 @@ fn many_launches_leave_nothing() {
         }
         farm.assert_nothing_runs();
         farm.settle();
-        assert_eq!(farm.descriptors(), descriptors);
+        // A network that waits for its next sandbox is seven descriptors; as many as
+        // the pool holds, two here, may wait.
+        let kept = farm.descriptors().abs_diff(descriptors);
+        assert!(kept <= 14, "{kept} more or fewer than {descriptors}");
         assert_eq!(
             std::fs::read_to_string("/proc/self/mountinfo").unwrap(),
             mounts
