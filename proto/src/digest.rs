@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use sha2::Digest as _;
-
+use crate::hasher::Hasher;
 use crate::wire::rev2;
 
 /// A hash function of REv2 `DigestFunction.Value` that this project computes.
@@ -20,24 +19,35 @@ pub enum DigestFunction {
     Sha384 = 5,
     /// SHA-512.
     Sha512 = 6,
+    /// SHA-256 over a tree of pieces, as REv2 defines it.
+    Sha256Tree = 8,
+    /// BLAKE3.
+    Blake3 = 9,
+    /// SHA-1 of the bytes with Git's header of a blob before them.
+    GitSha1 = 10,
 }
 
 impl DigestFunction {
-    /// Every function, in the order of preference that capabilities announce.
-    pub const ALL: [Self; 5] = [
+    /// Every function, in the order of preference that capabilities announce. Of
+    /// those with hashes of one length, the first is the one that is meant where a
+    /// client names none.
+    pub const ALL: [Self; 8] = [
         Self::Sha256,
         Self::Sha1,
         Self::Md5,
         Self::Sha384,
         Self::Sha512,
+        Self::Blake3,
+        Self::Sha256Tree,
+        Self::GitSha1,
     ];
 
     /// Length of its hash, in bytes.
     #[must_use]
     pub const fn hash_length(self) -> usize {
         match self {
-            Self::Sha256 => 32,
-            Self::Sha1 => 20,
+            Self::Sha256 | Self::Sha256Tree | Self::Blake3 => 32,
+            Self::Sha1 | Self::GitSha1 => 20,
             Self::Md5 => 16,
             Self::Sha384 => 48,
             Self::Sha512 => 64,
@@ -53,7 +63,17 @@ impl DigestFunction {
             Self::Md5 => "md5",
             Self::Sha384 => "sha384",
             Self::Sha512 => "sha512",
+            Self::Sha256Tree => "sha256tree",
+            Self::Blake3 => "blake3",
+            Self::GitSha1 => "gitsha1",
         }
+    }
+
+    /// Whether resource names must spell it out, for the length of its hashes is
+    /// another's (REv2: all but MD5, MURMUR3, VSO and the SHA-1 and SHA-2 families).
+    #[must_use]
+    pub const fn is_spelled_out(self) -> bool {
+        matches!(self, Self::Sha256Tree | Self::Blake3 | Self::GitSha1)
     }
 
     /// The value REv2 messages carry.
@@ -95,9 +115,9 @@ impl fmt::Display for DigestFunction {
 pub struct Digest {
     // Bytes past the function's hash length are zero, so that the derived
     // comparisons are right.
-    hash: [u8; 64],
-    size: u64,
-    function: DigestFunction,
+    pub(crate) hash: [u8; 64],
+    pub(crate) size: u64,
+    pub(crate) function: DigestFunction,
 }
 
 /// Why a message's digest names no blob.
@@ -206,7 +226,7 @@ impl Digest {
     /// The digest of these bytes.
     #[must_use]
     pub fn of(function: DigestFunction, bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::new(function);
+        let mut hasher = Hasher::new(function, bytes.len() as u64);
         hasher.update(bytes);
         hasher.finish()
     }
@@ -269,83 +289,6 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Computes the digest of bytes that come in pieces.
-#[derive(Clone)]
-pub struct Hasher {
-    state: State,
-    size: u64,
-}
-
-#[derive(Clone)]
-enum State {
-    Sha256(sha2::Sha256),
-    Sha1(sha1::Sha1),
-    Md5(md5::Md5),
-    Sha384(sha2::Sha384),
-    Sha512(sha2::Sha512),
-}
-
-impl Hasher {
-    /// A hasher that has seen nothing.
-    #[must_use]
-    pub fn new(function: DigestFunction) -> Self {
-        let state = match function {
-            DigestFunction::Sha256 => State::Sha256(sha2::Sha256::new()),
-            DigestFunction::Sha1 => State::Sha1(sha1::Sha1::new()),
-            DigestFunction::Md5 => State::Md5(md5::Md5::new()),
-            DigestFunction::Sha384 => State::Sha384(sha2::Sha384::new()),
-            DigestFunction::Sha512 => State::Sha512(sha2::Sha512::new()),
-        };
-        Self { state, size: 0 }
-    }
-
-    /// Takes the next piece.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.size += bytes.len() as u64;
-        match &mut self.state {
-            State::Sha256(state) => state.update(bytes),
-            State::Sha1(state) => state.update(bytes),
-            State::Md5(state) => state.update(bytes),
-            State::Sha384(state) => state.update(bytes),
-            State::Sha512(state) => state.update(bytes),
-        }
-    }
-
-    /// The digest of all that was taken.
-    #[must_use]
-    pub fn finish(self) -> Digest {
-        let mut hash = [0; 64];
-        let mut put = |bytes: &[u8]| hash[..bytes.len()].copy_from_slice(bytes);
-        let function = match self.state {
-            State::Sha256(state) => {
-                put(&state.finalize());
-                DigestFunction::Sha256
-            }
-            State::Sha1(state) => {
-                put(&state.finalize());
-                DigestFunction::Sha1
-            }
-            State::Md5(state) => {
-                put(&state.finalize());
-                DigestFunction::Md5
-            }
-            State::Sha384(state) => {
-                put(&state.finalize());
-                DigestFunction::Sha384
-            }
-            State::Sha512(state) => {
-                put(&state.finalize());
-                DigestFunction::Sha512
-            }
-        };
-        Digest {
-            hash,
-            size: self.size,
-            function,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,7 +322,9 @@ mod tests {
     fn the_function_is_inferred_from_the_hash_length_when_absent() {
         for function in DigestFunction::ALL {
             let hash = "0".repeat(function.hash_length() * 2);
-            assert_eq!(DigestFunction::from_wire(0, &hash), Ok(function));
+            let meant = DigestFunction::from_wire(0, &hash).unwrap();
+            assert_eq!(meant.hash_length(), function.hash_length());
+            assert_eq!(meant == function, !function.is_spelled_out());
             assert_eq!(
                 DigestFunction::from_wire(function.to_wire(), ""),
                 Ok(function)
@@ -422,7 +367,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn wire_and_text_round_trip(bytes in prop::collection::vec(any::<u8>(), 0..300), f in 0..5usize) {
+        fn wire_and_text_round_trip(bytes in prop::collection::vec(any::<u8>(), 0..300), f in 0..DigestFunction::ALL.len()) {
             let digest = Digest::of(DigestFunction::ALL[f], &bytes);
             prop_assert_eq!(digest.size(), bytes.len() as u64);
             prop_assert_eq!(Digest::from_wire(digest.function(), Some(&digest.to_wire())), Ok(digest));
@@ -433,7 +378,7 @@ mod tests {
         #[test]
         fn pieces_hash_as_the_whole(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 0..300usize) {
             let cut = cut.min(bytes.len());
-            let mut hasher = Hasher::new(DigestFunction::Sha256);
+            let mut hasher = Hasher::new(DigestFunction::Sha256, bytes.len() as u64);
             hasher.update(&bytes[..cut]);
             hasher.update(&bytes[cut..]);
             prop_assert_eq!(hasher.finish(), Digest::of(DigestFunction::Sha256, &bytes));

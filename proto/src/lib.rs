@@ -10,15 +10,18 @@
 #![forbid(unsafe_code)]
 
 pub mod digest;
+pub mod hasher;
 pub mod instance_name;
 pub mod messages;
 pub mod path;
 pub mod platform;
 pub mod resource_name;
+mod sha256_tree;
 pub mod status;
 pub mod wire;
 
-pub use digest::{Digest, DigestFunction, Hasher};
+pub use digest::{Digest, DigestFunction};
+pub use hasher::Hasher;
 pub use instance_name::InstanceName;
 pub use path::{Component, RelativePath};
 pub use platform::PlatformKey;

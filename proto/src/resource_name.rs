@@ -189,6 +189,10 @@ impl fmt::Display for ResourceName {
             Compressor::Identity => "blobs",
             Compressor::Zstd => "compressed-blobs/zstd",
         })?;
+        let function = self.digest.function();
+        if function.is_spelled_out() {
+            write!(f, "/{function}")?;
+        }
         write!(f, "/{}/{}", self.digest.hash(), self.digest.size())
     }
 }
@@ -240,9 +244,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn names_round_trip(instance in "([a-z]{1,4}(/[a-z]{1,4}){0,2})?", size in 0..i64::MAX as u64, zstd: bool) {
+        fn names_round_trip(
+            instance in "([a-z]{1,4}(/[a-z]{1,4}){0,2})?",
+            function in 0..DigestFunction::ALL.len(),
+            size in 0..i64::MAX as u64,
+            zstd: bool,
+        ) {
             let Ok(instance) = InstanceName::new(&instance) else { return Ok(()) };
-            let digest = Digest::new(DigestFunction::Sha256, HASH, size).unwrap();
+            let function = DigestFunction::ALL[function];
+            let hash = "0".repeat(2 * function.hash_length());
+            let digest = Digest::new(function, &hash, size).unwrap();
             let compressor = if zstd { Compressor::Zstd } else { Compressor::Identity };
             let read = ResourceName { compressor, ..ResourceName::read(instance.clone(), digest) };
             prop_assert_eq!(ResourceName::parse_read(&read.to_string()), Ok(read));

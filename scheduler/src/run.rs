@@ -44,11 +44,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         settings.recovery = Some(config.recovery());
     }
     let diagnostics = Diagnostics::start(&config.global, &shutdown)?;
-    let cas = daemon::connect(&config.content_addressable_storage)?;
-    let storage = Arc::new(match &config.action_cache {
-        None => RemoteStorage::new(cas),
-        Some(cache) => RemoteStorage::with_action_cache(cas, daemon::connect(cache)?),
-    });
+    let cas = &config.content_addressable_storage;
+    let storage = Arc::new(RemoteStorage::connect(cas, config.action_cache.as_ref())?);
     let action_cache = config
         .action_cache
         .is_some()

@@ -36,6 +36,14 @@ pub enum Error {
         /// How many bytes came.
         actual: u64,
     },
+    /// What should be a blob, packed with zstd, is not.
+    #[error("blob {digest}: zstd: {reason}")]
+    Compressed {
+        /// The blob.
+        digest: Digest,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The store may not grow further.
     #[error("no room for blob {digest}: the store is limited to {limit} bytes")]
     Full {
@@ -63,6 +71,9 @@ pub enum Error {
     /// What was to be stored could not be read from where it comes.
     #[error("{}", .0.message())]
     Source(Status),
+    /// The stream in which bytes came broke off; whoever sent them may come back.
+    #[error("{}", .0.message())]
+    Broken(Status),
     /// The embedded database failed.
     #[error("action cache database: {0}")]
     Database(String),
@@ -79,7 +90,9 @@ impl From<Error> for Status {
         let code = match &error {
             Error::NotFound(_) => Code::NotFound,
             Error::OutOfRange { .. } => Code::OutOfRange,
-            Error::Corrupt { .. } | Error::Size { .. } => Code::InvalidArgument,
+            Error::Corrupt { .. } | Error::Size { .. } | Error::Compressed { .. } => {
+                Code::InvalidArgument
+            }
             Error::Full { .. } => Code::ResourceExhausted,
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Code::ResourceExhausted
@@ -88,7 +101,9 @@ impl From<Error> for Status {
                 Code::Internal
             }
             Error::Stopping => Code::Unavailable,
-            Error::Remote(status) | Error::Source(status) => return status::bounded(status),
+            Error::Remote(status) | Error::Source(status) | Error::Broken(status) => {
+                return status::bounded(status);
+            }
         };
         status::new(code, error.to_string())
     }

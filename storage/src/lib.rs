@@ -7,13 +7,16 @@
 
 #![forbid(unsafe_code)]
 
+mod blocking;
 pub mod client;
 pub mod complete;
+mod compression;
 pub mod config;
 pub mod error;
 pub mod front;
 pub mod local;
 pub mod program;
+pub mod request_metadata;
 pub mod serve;
 pub mod store;
 mod verify;
@@ -23,4 +26,5 @@ pub use complete::Complete;
 pub use config::Config;
 pub use error::Error;
 pub use front::{Front, internal_routes};
-pub use store::{ActionCache, BlobStore, ByteStream};
+pub use request_metadata::RequestMetadata;
+pub use store::{ActionCache, BlobStore, ByteStream, Source};

@@ -5,10 +5,12 @@
 //! store, the client of a foreign storage and the fakes of tests implement them;
 //! services, worker and scheduler know only them.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::TryStreamExt as _;
 use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use proto::wire::rev2::ActionResult;
 use proto::{Digest, InstanceName};
 
@@ -18,6 +20,19 @@ use crate::error::Error;
 /// them against the digest: a stream ends with [`Error::Corrupt`] instead of its
 /// natural end when they do not match and it was read from its start to its end.
 pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
+
+/// Bytes that can be had again, from any offset on: of a file, or in memory.
+pub type Source = Arc<dyn Fn(u64) -> ByteStream + Send + Sync>;
+
+/// Bytes in memory as a source.
+#[must_use]
+pub fn source(bytes: Bytes) -> Source {
+    Arc::new(move |offset| {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = bytes.slice(offset.min(bytes.len())..);
+        futures::stream::once(async { Ok(rest) }).boxed()
+    })
+}
 
 /// Blobs by digest, apart for each instance name where the implementation keeps
 /// tenants apart. The empty blob is always there.
@@ -68,6 +83,20 @@ pub trait BlobStore: Send + Sync + 'static {
         digest: Digest,
         bytes: ByteStream,
     ) -> Result<(), Error>;
+
+    /// As [`Self::write`], where the bytes can be had again: a transfer that breaks
+    /// off goes on where it broke, if the storage can do that, or from the start.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    async fn write_from(
+        &self,
+        instance: &InstanceName,
+        digest: Digest,
+        source: Source,
+    ) -> Result<(), Error> {
+        self.write(instance, digest, source(0)).await
+    }
 
     /// Stores small blobs, one result each, in the order given.
     ///

@@ -15,7 +15,7 @@ pub(crate) fn whole(expected: Digest, bytes: &[u8]) -> Result<(), Error> {
             actual: bytes.len() as u64,
         });
     }
-    let mut hasher = Hasher::new(expected.function());
+    let mut hasher = Hasher::new(expected.function(), expected.size());
     hasher.update(bytes);
     hashed(expected, hasher)
 }

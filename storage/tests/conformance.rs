@@ -29,6 +29,11 @@ macro_rules! cases {
                 super::$case(super::Subject::over_grpc().await).await;
             })*
         }
+        mod packed {
+            $(#[tokio::test] async fn $case() {
+                super::$case(super::Subject::packed().await).await;
+            })*
+        }
     };
 }
 

@@ -92,7 +92,7 @@ async fn uploads_that_break_the_rules_are_refused() {
         resource_name: "uploads/v/blobs".into(),
         ..message(400, b, true)
     };
-    for (messages, named) in [
+    let cases = [
         (vec![], "no message"),
         (vec![message(0, a, false)], "finish_write"),
         (vec![message(1, a, true)], "write_offset is 1, expected 0"),
@@ -111,7 +111,10 @@ async fn uploads_that_break_the_rules_are_refused() {
             vec![message(0, &bytes, false), message(1000, a, true)],
             "has 1400 bytes",
         ),
-    ] {
+    ];
+    for (number, (messages, named)) in cases.into_iter().enumerate() {
+        // Each an upload of its own: what broke off would be gone on with.
+        let name = name.replace("uploads/u", &format!("uploads/{number}"));
         refused(upload(&server, &name, messages).await, invalid, named);
         assert!(!subject.has(digest).await);
     }
@@ -127,7 +130,11 @@ async fn uploads_that_break_the_rules_are_refused() {
         ),
         (
             format!("uploads/u/compressed-blobs/zstd/{hash}/1000"),
-            "compressed",
+            "zstd",
+        ),
+        (
+            format!("uploads/u/compressed-blobs/brotli/{hash}/1000"),
+            "brotli",
         ),
     ] {
         let answer = upload(&server, &name, vec![message(0, &bytes, true)]).await;

@@ -37,11 +37,10 @@ const MAXIMUM_MESSAGE: usize = 64 << 20;
 /// The configuration contradicts itself, a directory or an address cannot be
 /// used, or another process has the cache.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
-    let cas = daemon::connect(&config.content_addressable_storage)?;
-    let storage = Arc::new(match &config.action_cache {
-        None => RemoteStorage::new(cas),
-        Some(cache) => RemoteStorage::with_action_cache(cas, daemon::connect(cache)?),
-    });
+    let cas = &config.content_addressable_storage;
+    let storage = RemoteStorage::connect(cas, config.action_cache.as_ref())
+        .map_err(Error::storage("connecting"))?;
+    let storage = Arc::new(storage);
     let diagnostics = Diagnostics::start(&config.global, &shutdown)?;
     serve(config, storage.clone(), storage, diagnostics).await
 }

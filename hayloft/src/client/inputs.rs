@@ -2,14 +2,18 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use proto::wire::rev2;
 use proto::{Digest, DigestFunction, Hasher};
+use tokio::io::AsyncSeekExt;
+use tokio_util::io::ReaderStream;
 
 use super::{Client, blob};
 
@@ -163,7 +167,8 @@ impl Inputs {
 fn hash(path: &Path) -> Result<Digest> {
     let read = || -> std::io::Result<Digest> {
         let mut file = File::open(path)?;
-        let mut hasher = Hasher::new(DigestFunction::Sha256);
+        let size = file.metadata()?.len();
+        let mut hasher = Hasher::new(DigestFunction::Sha256, size);
         let mut buffer = vec![0; 128 << 10];
         loop {
             match file.read(&mut buffer)? {
@@ -176,21 +181,27 @@ fn hash(path: &Path) -> Result<Digest> {
 }
 
 async fn stream(client: &Client, digest: Digest, path: &Path) -> Result<()> {
-    let name = path.to_path_buf();
-    let file = tokio::fs::File::open(path)
-        .await
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let pieces = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
-    let pieces = futures::StreamExt::map(pieces, move |piece| {
-        piece.map_err(|source| storage::Error::File {
-            operation: "read",
-            path: name.clone(),
-            source,
-        })
+    let name: Arc<Path> = path.into();
+    let source = Arc::new(move |offset| {
+        let failed = {
+            let name = name.clone();
+            move |source| storage::Error::File {
+                operation: "read",
+                path: name.to_path_buf(),
+                source,
+            }
+        };
+        let name = name.clone();
+        let open = async move {
+            let mut file = tokio::fs::File::open(&name).await?;
+            file.seek(SeekFrom::Start(offset)).await?;
+            Ok(ReaderStream::with_capacity(file, 256 << 10))
+        };
+        open.try_flatten_stream().map_err(failed).boxed()
     });
     client
         .blobs()
-        .write(client.instance(), digest, Box::pin(pieces))
+        .write_from(client.instance(), digest, source)
         .await
         .with_context(|| format!("cannot upload {}", path.display()))
 }

@@ -51,7 +51,7 @@ impl Client {
     pub fn connect(address: &Address, instance: InstanceName) -> Result<Self> {
         let channel = daemon::connect(address)?;
         Ok(Self {
-            blobs: Arc::new(storage::client::RemoteStorage::new(channel.clone())),
+            blobs: Arc::new(storage::RemoteStorage::connect(address, None)?),
             channel,
             instance,
         })

@@ -3,18 +3,36 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use proto::wire::rev2::batch_read_blobs_response::Response;
 use proto::wire::rev2::batch_update_blobs_request::Request;
 use proto::wire::rev2::content_addressable_storage_client::ContentAddressableStorageClient;
-use proto::wire::rev2::{BatchReadBlobsRequest, BatchUpdateBlobsRequest};
+use proto::wire::rev2::{BatchReadBlobsRequest, BatchUpdateBlobsRequest, compressor};
 use proto::wire::rpc;
-use proto::{Digest, InstanceName, status};
-use tonic::transport::Channel;
+use proto::{Digest, DigestFunction, InstanceName, status};
 use tonic::{Code, Status};
 
+use super::caller::Caller;
+use super::pool::Pool;
 use super::remote::about;
-use super::retry::retry;
+use crate::blocking::blocking;
+use crate::compression;
 use crate::error::Error;
 use crate::verify;
+
+const ZSTD: i32 = compressor::Value::Zstd as i32;
+const IDENTITY: i32 = compressor::Value::Identity as i32;
+
+/// Up to so many bytes are hashed, packed and unpacked where the caller runs.
+const IN_PLACE: usize = 64 << 10;
+
+/// The service, and how it is called.
+#[derive(Clone)]
+pub(super) struct Batches {
+    pub(super) cas: ContentAddressableStorageClient<Pool>,
+    pub(super) caller: Caller,
+    /// Whether blobs may be packed.
+    pub(super) packed: bool,
+}
 
 /// What goes into one call: items with their place in the caller's order.
 #[derive(Debug, PartialEq)]
@@ -77,91 +95,146 @@ pub(super) fn unanswered(digest: Digest) -> Error {
     )))
 }
 
-/// Reads blobs that fit in one message.
-pub(super) async fn read(
-    cas: &ContentAddressableStorageClient<Channel>,
-    instance: &InstanceName,
-    blobs: Vec<(usize, Digest)>,
-) -> Result<Vec<(usize, Result<Bytes, Error>)>, Error> {
-    let Some(function) = blobs.first().map(|(_, digest)| digest.function()) else {
-        return Ok(Vec::new());
+/// The bytes that one response of a batch carries.
+fn content(digest: Digest, response: Response) -> Result<Bytes, Error> {
+    verdict(digest, response.status)?;
+    let bytes = match response.compressor {
+        IDENTITY => Bytes::from(response.data),
+        ZSTD => compression::unpack(digest, &response.data)?,
+        other => {
+            return Err(Error::Remote(Status::internal(format!(
+                "blob {digest} came in compressor {other}, which was not asked for"
+            ))));
+        }
     };
-    let mut wanted: HashMap<Digest, Vec<usize>> = HashMap::with_capacity(blobs.len());
-    for (at, digest) in blobs {
-        wanted.entry(digest).or_default().push(at);
-    }
-    let request = BatchReadBlobsRequest {
-        instance_name: instance.to_string(),
-        digests: wanted.keys().map(Digest::to_wire).collect(),
-        acceptable_compressors: Vec::new(),
-        digest_function: function.to_wire(),
-    };
-    let call = || async { cas.clone().batch_read_blobs(request.clone()).await };
-    let answered = retry(call).await.map_err(Error::Remote)?.into_inner();
+    verify::whole(digest, &bytes)?;
+    Ok(bytes)
+}
+
+fn contents(
+    function: DigestFunction,
+    responses: Vec<Response>,
+    mut wanted: HashMap<Digest, Vec<usize>>,
+) -> Vec<(usize, Result<Bytes, Error>)> {
     let mut results = Vec::new();
-    for response in answered.responses {
+    for response in responses {
         let Ok(digest) = Digest::from_wire(function, response.digest.as_ref()) else {
             continue;
         };
         let Some(places) = wanted.remove(&digest) else {
             continue;
         };
-        let bytes = Bytes::from(response.data);
+        if let [at] = places[..] {
+            results.push((at, content(digest, response)));
+            continue;
+        }
+        // Once for each place, since errors cannot be cloned.
         for at in places {
-            // A refusal once for each place, since errors cannot be cloned.
-            let verdict = verdict(digest, response.status.clone())
-                .and_then(|()| verify::whole(digest, &bytes));
-            results.push((at, verdict.map(|()| bytes.clone())));
+            results.push((at, content(digest, response.clone())));
         }
     }
     for (digest, places) in wanted {
         results.extend(places.into_iter().map(|at| (at, Err(unanswered(digest)))));
     }
-    Ok(results)
+    results
 }
 
-/// Stores blobs that fit in one message.
-pub(super) async fn write(
-    cas: &ContentAddressableStorageClient<Channel>,
-    instance: &InstanceName,
-    blobs: Vec<(usize, (Digest, Bytes))>,
-) -> Result<Vec<(usize, Result<(), Error>)>, Error> {
-    let Some(function) = blobs.first().map(|(_, (digest, _))| digest.function()) else {
-        return Ok(Vec::new());
-    };
-    let mut sent: HashMap<Digest, Vec<usize>> = HashMap::with_capacity(blobs.len());
-    let mut requests = Vec::with_capacity(blobs.len());
-    for (at, (digest, bytes)) in blobs {
-        let places = sent.entry(digest).or_default();
-        if places.is_empty() {
-            requests.push(Request {
-                digest: Some(digest.to_wire()),
-                data: bytes.into(),
-                compressor: 0,
-            });
-        }
-        places.push(at);
+/// A blob as it is sent.
+fn request(digest: Digest, bytes: &Bytes, packed: bool) -> Request {
+    match packed.then(|| compression::pack(bytes)).flatten() {
+        Some(packed) => Request {
+            digest: Some(digest.to_wire()),
+            data: packed.into(),
+            compressor: ZSTD,
+        },
+        None => Request {
+            digest: Some(digest.to_wire()),
+            data: bytes.to_vec(),
+            compressor: IDENTITY,
+        },
     }
-    let request = BatchUpdateBlobsRequest {
-        instance_name: instance.to_string(),
-        requests,
-        digest_function: function.to_wire(),
-    };
-    let call = || async { cas.clone().batch_update_blobs(request.clone()).await };
-    let answered = retry(call).await.map_err(Error::Remote)?.into_inner();
-    let mut results = Vec::new();
-    for response in answered.responses {
-        let Ok(digest) = Digest::from_wire(function, response.digest.as_ref()) else {
-            continue;
+}
+
+impl Batches {
+    /// Reads blobs that fit in one message.
+    pub(super) async fn read(
+        &self,
+        instance: &InstanceName,
+        blobs: Vec<(usize, Digest)>,
+    ) -> Result<Vec<(usize, Result<Bytes, Error>)>, Error> {
+        let Some(function) = blobs.first().map(|(_, digest)| digest.function()) else {
+            return Ok(Vec::new());
         };
-        for at in sent.remove(&digest).unwrap_or_default() {
-            results.push((at, verdict(digest, response.status.clone())));
+        let mut wanted: HashMap<Digest, Vec<usize>> = HashMap::with_capacity(blobs.len());
+        for (at, digest) in blobs {
+            wanted.entry(digest).or_default().push(at);
         }
+        let request = BatchReadBlobsRequest {
+            instance_name: instance.to_string(),
+            digests: wanted.keys().map(Digest::to_wire).collect(),
+            acceptable_compressors: if self.packed { vec![ZSTD] } else { Vec::new() },
+            digest_function: function.to_wire(),
+        };
+        let call = || async { self.cas.clone().batch_read_blobs(request.clone()).await };
+        let answered = self.caller.unary(call).await.map_err(Error::Remote)?;
+        let responses = answered.into_inner().responses;
+        let total: u64 = wanted.keys().map(Digest::size).sum();
+        if total <= IN_PLACE as u64 {
+            return Ok(contents(function, responses, wanted));
+        }
+        blocking(move || contents(function, responses, wanted)).await
     }
-    for (digest, places) in sent {
-        results.extend(places.into_iter().map(|at| (at, Err(unanswered(digest)))));
+
+    /// Stores blobs that fit in one message.
+    pub(super) async fn write(
+        &self,
+        instance: &InstanceName,
+        blobs: Vec<(usize, (Digest, Bytes))>,
+    ) -> Result<Vec<(usize, Result<(), Error>)>, Error> {
+        let Some(function) = blobs.first().map(|(_, (digest, _))| digest.function()) else {
+            return Ok(Vec::new());
+        };
+        let mut sent: HashMap<Digest, Vec<usize>> = HashMap::with_capacity(blobs.len());
+        let mut distinct = Vec::with_capacity(blobs.len());
+        for (at, (digest, bytes)) in blobs {
+            let places = sent.entry(digest).or_default();
+            if places.is_empty() {
+                distinct.push((digest, bytes));
+            }
+            places.push(at);
+        }
+        let packed = self.packed;
+        let requests = move || -> Vec<Request> {
+            let each = distinct.iter();
+            each.map(|(digest, bytes)| request(*digest, bytes, packed))
+                .collect()
+        };
+        let total: u64 = sent.keys().map(Digest::size).sum();
+        let request = BatchUpdateBlobsRequest {
+            instance_name: instance.to_string(),
+            requests: if packed && total > IN_PLACE as u64 {
+                blocking(requests).await?
+            } else {
+                requests()
+            },
+            digest_function: function.to_wire(),
+        };
+        let call = || async { self.cas.clone().batch_update_blobs(request.clone()).await };
+        let answered = self.caller.unary(call).await.map_err(Error::Remote)?;
+        let mut results = Vec::new();
+        for response in answered.into_inner().responses {
+            let Ok(digest) = Digest::from_wire(function, response.digest.as_ref()) else {
+                continue;
+            };
+            for at in sent.remove(&digest).unwrap_or_default() {
+                results.push((at, verdict(digest, response.status.clone())));
+            }
+        }
+        for (digest, places) in sent {
+            results.extend(places.into_iter().map(|at| (at, Err(unanswered(digest)))));
+        }
+        Ok(results)
     }
-    Ok(results)
 }
 
 #[cfg(test)]

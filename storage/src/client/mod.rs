@@ -1,13 +1,19 @@
 //! The client of any REv2 storage: ContentAddressableStorage, ByteStream and
 //! ActionCache behind the traits of [`crate::store`].
 //!
-//! Only calls that every server has are made (GetTree and QueryWriteStatus are
-//! never needed). Bytes that are read whole are checked against their digests.
+//! Calls go over a [`Pool`] of connections, so many at a time ([`caller`]), and
+//! again where that does no harm. Only calls that every server has are relied on:
+//! GetTree is not made, and QueryWriteStatus may fail. Bytes that are read whole are
+//! checked against their digests.
 
+mod announced;
 mod batch;
+mod caller;
+mod pool;
+mod read;
 mod remote;
-mod retry;
-mod stream;
+mod write;
 
+pub use caller::classify;
+pub use pool::Pool;
 pub use remote::RemoteStorage;
-pub use retry::classify;

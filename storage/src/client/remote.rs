@@ -1,10 +1,12 @@
-//! The traits over a channel.
+//! The traits over connections.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use daemon::Address;
 use futures::{StreamExt as _, TryStreamExt as _};
 use proto::wire::bytestream::byte_stream_client::ByteStreamClient;
 use proto::wire::rev2::action_cache_client::ActionCacheClient;
@@ -15,44 +17,47 @@ use proto::wire::rev2::{
     UpdateActionResultRequest,
 };
 use proto::{Digest, InstanceName};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::batch::{Batch, batches, cost, unanswered};
-use super::retry::{classify, retry};
-use super::stream;
+use super::announced::Announced;
+use super::batch::{Batch, Batches, batches, cost, unanswered};
+use super::caller::{Caller, classify, patiently};
+use super::pool::Pool;
+use super::read::Read;
+use super::write::Write;
 use crate::error::Error;
-use crate::store::{ActionCache, BlobStore, ByteStream, collect};
+use crate::store::{ActionCache, BlobStore, ByteStream, Source, collect, source};
 
 /// How many digests one FindMissingBlobs carries (about 700 KB).
 const PAGE: usize = 10_000;
 
-/// What a batch may carry where the server does not say: what bb_storage is
-/// deployed with.
-const DEFAULT_BATCH: u64 = 2 << 20;
-/// And at most, whatever the server says: gRPC's default message size. More would
-/// only hold up other calls.
-const MAXIMUM_BATCH: u64 = 4 << 20;
-
-/// A stream of a blob up to this size is sent as a batch of one, which, unlike a
-/// stream, can be sent again.
+/// A stream of a blob up to this size is sent as a batch of one.
 const UNARY: u64 = 256 << 10;
 
-/// How many batches of one call are under way together.
+/// Streams of blobs below this size are not packed.
+const PACKED: u64 = 1 << 10;
+
+/// How many batches or pages of one call are under way together.
 const PARALLEL: usize = 4;
 
 /// The largest message taken from a server.
 const MAXIMUM_MESSAGE: usize = 64 << 20;
 
+/// How many connections to a server on another machine.
+const CONNECTIONS: usize = 4;
+
 /// Any REv2 storage. Clones share its connections.
 #[derive(Clone)]
 pub struct RemoteStorage {
-    cas: ContentAddressableStorageClient<Channel>,
-    bytes: ByteStreamClient<Channel>,
-    actions: ActionCacheClient<Channel>,
-    capabilities: CapabilitiesClient<Channel>,
-    /// What a batch may carry, once the server has said it.
-    batch: Arc<OnceLock<u64>>,
+    cas: ContentAddressableStorageClient<Pool>,
+    bytes: ByteStreamClient<Pool>,
+    actions: ActionCacheClient<Pool>,
+    capabilities: CapabilitiesClient<Pool>,
+    caller: Caller,
+    /// Whether blobs are packed where the server can.
+    compression: bool,
+    /// What the server said of itself, once it has.
+    announced: Arc<OnceLock<Announced>>,
 }
 
 /// What the server said of a call as a whole.
@@ -69,60 +74,103 @@ pub(super) fn about(digest: Digest, status: Status) -> Error {
     }
 }
 
+/// Whether a server is on this machine.
+fn is_near(address: &Address) -> bool {
+    let Address::Tcp(host_port) = address else {
+        return true;
+    };
+    let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+fn pool(address: &Address) -> Result<Pool, Error> {
+    let first = daemon::connect(address)?;
+    let others = if is_near(address) { 1 } else { CONNECTIONS };
+    let others: Result<Vec<_>, _> = (1..others).map(|_| daemon::connect(address)).collect();
+    Ok(Pool::new(first, others?))
+}
+
 impl RemoteStorage {
-    /// The storage behind a channel.
+    /// The storage at an address; its action cache may be elsewhere. A server on
+    /// another machine gets several connections, and blobs are packed on the way
+    /// where it can; within a machine packing takes longer than copying.
+    ///
+    /// # Errors
+    /// An address is one that can only be listened on.
+    pub fn connect(cas: &Address, action_cache: Option<&Address>) -> Result<Self, Error> {
+        let near = is_near(cas);
+        let cas = pool(cas)?;
+        let actions = match action_cache {
+            None => cas.clone(),
+            Some(address) => pool(address)?,
+        };
+        Ok(Self::with_action_cache(cas, actions).compressing(!near))
+    }
+
+    /// The storage behind connections.
     #[must_use]
-    pub fn new(channel: Channel) -> Self {
-        Self::with_action_cache(channel.clone(), channel)
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        let pool = pool.into();
+        Self::with_action_cache(pool.clone(), pool)
     }
 
     /// One whose action cache is elsewhere.
     #[must_use]
-    pub fn with_action_cache(cas: Channel, action_cache: Channel) -> Self {
+    pub fn with_action_cache(cas: impl Into<Pool>, action_cache: impl Into<Pool>) -> Self {
+        let cas = cas.into();
         Self {
             cas: ContentAddressableStorageClient::new(cas.clone())
                 .max_decoding_message_size(MAXIMUM_MESSAGE),
             bytes: ByteStreamClient::new(cas.clone()).max_decoding_message_size(MAXIMUM_MESSAGE),
             capabilities: CapabilitiesClient::new(cas),
-            actions: ActionCacheClient::new(action_cache)
+            actions: ActionCacheClient::new(action_cache.into())
                 .max_decoding_message_size(MAXIMUM_MESSAGE),
-            batch: Arc::default(),
+            caller: Caller::new(),
+            compression: false,
+            announced: Arc::default(),
         }
     }
 
-    /// What a batch may carry, its digests included.
-    async fn batch(&self, instance: &InstanceName) -> Result<u64, Error> {
-        if let Some(limit) = self.batch.get() {
-            return Ok(*limit);
+    /// The same, packing blobs on the way (zstd) where the server announces that.
+    #[must_use]
+    pub fn compressing(mut self, compression: bool) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    async fn announced(&self, instance: &InstanceName) -> Result<Announced, Error> {
+        if let Some(announced) = self.announced.get() {
+            return Ok(*announced);
         }
         let request = GetCapabilitiesRequest {
             instance_name: instance.to_string(),
         };
         // Callers that come meanwhile ask too: none waits for another's call.
         let mut client = self.capabilities.clone();
-        let announced = match client.get_capabilities(request).await.map_err(classify) {
-            Ok(response) => response.into_inner().cache_capabilities,
-            Err(status) if status.code() == Code::Unimplemented => None,
+        let answer = patiently(client.get_capabilities(request)).await;
+        let announced = match answer.map_err(classify) {
+            Ok(response) => Announced::by(response.into_inner().cache_capabilities.as_ref()),
+            Err(status) if status.code() == Code::Unimplemented => Announced::NOTHING,
             // The call this is asked for finds out itself whether the storage is
             // away, and tries again. What it announces is asked the next time.
-            Err(status) if status.code() == Code::Unavailable => return Ok(DEFAULT_BATCH),
+            Err(status) if status.code() == Code::Unavailable => return Ok(Announced::NOTHING),
             Err(status) => return Err(remote(status)),
         };
-        let announced = announced.map_or(0, |cache| cache.max_batch_total_size_bytes);
-        let limit = match u64::try_from(announced) {
-            Ok(0) | Err(_) => DEFAULT_BATCH,
-            Ok(limit) => limit.min(MAXIMUM_BATCH),
+        let announced = match self.compression {
+            true => announced,
+            false => announced.unpacked(),
         };
-        Ok(*self.batch.get_or_init(|| limit))
+        Ok(*self.announced.get_or_init(|| announced))
     }
 
     async fn find_page(
         &self,
         instance: &InstanceName,
         page: &[Digest],
-    ) -> Result<HashSet<Digest>, Error> {
+    ) -> Result<Vec<Digest>, Error> {
         let Some(function) = page.first().map(Digest::function) else {
-            return Ok(HashSet::new());
+            return Ok(Vec::new());
         };
         let request = FindMissingBlobsRequest {
             instance_name: instance.to_string(),
@@ -133,7 +181,7 @@ impl RemoteStorage {
             let mut client = self.cas.clone();
             client.find_missing_blobs(request.clone()).await
         };
-        let response = retry(call).await.map_err(remote)?.into_inner();
+        let response = self.caller.unary(call).await.map_err(remote)?.into_inner();
         response
             .missing_blob_digests
             .iter()
@@ -144,9 +192,62 @@ impl RemoteStorage {
             .collect()
     }
 
+    fn batches(&self, packed: bool) -> Batches {
+        Batches {
+            cas: self.cas.clone(),
+            caller: self.caller.clone(),
+            packed,
+        }
+    }
+
+    async fn reading(&self, instance: &InstanceName, digest: Digest) -> Result<Read, Error> {
+        // Only then is the answer needed.
+        let packed = self.compression && digest.size() >= PACKED;
+        Ok(Read {
+            client: self.bytes.clone(),
+            caller: self.caller.clone(),
+            instance: instance.clone(),
+            digest,
+            packed: packed && self.announced(instance).await?.packed_reads,
+        })
+    }
+
+    fn writing(&self, instance: &InstanceName, digest: Digest, announced: Announced) -> Write {
+        Write {
+            client: self.bytes.clone(),
+            caller: self.caller.clone(),
+            instance: instance.clone(),
+            digest,
+            packed: announced.packed_reads && digest.size() >= PACKED,
+        }
+    }
+
     async fn read_one(&self, instance: &InstanceName, digest: Digest) -> Result<Bytes, Error> {
         collect(digest, self.read(instance, digest, 0, None).await?).await
     }
+
+    /// Writes a blob by a unary call, if it is one for that.
+    async fn write_small(
+        &self,
+        instance: &InstanceName,
+        digest: Digest,
+        announced: Announced,
+        bytes: ByteStream,
+    ) -> Result<(), Error> {
+        let whole = collect(digest, bytes).await?;
+        let written = self
+            .batches(announced.packed_batches)
+            .write(instance, vec![(0, (digest, whole))])
+            .await?;
+        written
+            .into_iter()
+            .next()
+            .map_or_else(|| Err(unanswered(digest)), |(_, written)| written)
+    }
+}
+
+fn is_small(digest: &Digest, announced: Announced) -> bool {
+    cost(digest) <= UNARY.min(announced.batch)
 }
 
 #[async_trait]
@@ -163,12 +264,17 @@ impl BlobStore for RemoteStorage {
             .copied()
             .collect();
         // A page is of one function. Nearly always there is only one.
-        let mut missing = HashSet::new();
-        for same in asked.chunk_by(|one, next| one.function() == next.function()) {
-            for page in same.chunks(PAGE) {
-                missing.extend(self.find_page(instance, page).await?);
-            }
-        }
+        let pages: Vec<Vec<Digest>> = asked
+            .chunk_by(|one, next| one.function() == next.function())
+            .flat_map(|same| same.chunks(PAGE))
+            .map(<[Digest]>::to_vec)
+            .collect();
+        let missing: Vec<Vec<Digest>> = futures::stream::iter(pages)
+            .map(|page| async move { self.find_page(instance, &page).await })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await?;
+        let missing: HashSet<Digest> = missing.into_iter().flatten().collect();
         asked.retain(|digest| missing.contains(digest));
         Ok(asked)
     }
@@ -187,7 +293,8 @@ impl BlobStore for RemoteStorage {
         if digest.is_empty_blob() {
             return Ok(futures::stream::empty().boxed());
         }
-        stream::read(&self.bytes, instance, digest, offset, length).await
+        let reading = self.reading(instance, digest).await?;
+        reading.part(offset, length).await
     }
 
     async fn read_batch(
@@ -195,7 +302,7 @@ impl BlobStore for RemoteStorage {
         instance: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error> {
-        let limit = self.batch(instance).await?;
+        let announced = self.announced(instance).await?;
         let mut results: Vec<Option<Result<Bytes, Error>>> = Vec::new();
         results.resize_with(digests.len(), || None);
         let mut rest = Vec::new();
@@ -206,15 +313,17 @@ impl BlobStore for RemoteStorage {
                 rest.push((at, *digest));
             }
         }
+        let small = self.batches(announced.packed_reads);
+        let small = &small;
         let read: Vec<Vec<(usize, Result<Bytes, Error>)>> =
-            futures::stream::iter(batches(rest, limit, |digest| *digest))
+            futures::stream::iter(batches(rest, announced.batch, |digest| *digest))
                 .map(|batch| async move {
                     match batch {
                         Batch::Large((at, digest)) => match self.read_one(instance, digest).await {
                             Err(error @ Error::Remote(_)) => Err(error),
                             read => Ok(vec![(at, read)]),
                         },
-                        Batch::Small(blobs) => super::batch::read(&self.cas, instance, blobs).await,
+                        Batch::Small(blobs) => small.read(instance, blobs).await,
                     }
                 })
                 .buffer_unordered(PARALLEL)
@@ -239,13 +348,28 @@ impl BlobStore for RemoteStorage {
         if digest.is_empty_blob() {
             return Ok(());
         }
-        if cost(&digest) <= UNARY.min(self.batch(instance).await?) {
-            let whole = collect(digest, bytes).await?;
-            let written = super::batch::write(&self.cas, instance, vec![(0, (digest, whole))]);
-            let written = written.await?.pop().map(|(_, written)| written);
-            return written.unwrap_or_else(|| Err(unanswered(digest)));
+        let announced = self.announced(instance).await?;
+        if is_small(&digest, announced) {
+            return self.write_small(instance, digest, announced, bytes).await;
         }
-        stream::write(&self.bytes, instance, digest, bytes).await
+        self.writing(instance, digest, announced).once(bytes).await
+    }
+
+    async fn write_from(
+        &self,
+        instance: &InstanceName,
+        digest: Digest,
+        source: Source,
+    ) -> Result<(), Error> {
+        if digest.is_empty_blob() {
+            return Ok(());
+        }
+        let announced = self.announced(instance).await?;
+        if is_small(&digest, announced) {
+            let bytes = source(0);
+            return self.write_small(instance, digest, announced, bytes).await;
+        }
+        self.writing(instance, digest, announced).from(source).await
     }
 
     async fn write_batch(
@@ -253,27 +377,27 @@ impl BlobStore for RemoteStorage {
         instance: &InstanceName,
         blobs: Vec<(Digest, Bytes)>,
     ) -> Result<Vec<Result<(), Error>>, Error> {
-        let limit = self.batch(instance).await?;
+        let announced = self.announced(instance).await?;
         // An answer that is not given is none: only what was acknowledged is stored.
         let mut results: Vec<Result<(), Error>> = blobs
             .iter()
             .map(|(digest, _)| Err(unanswered(*digest)))
             .collect();
         let blobs: Vec<_> = blobs.into_iter().enumerate().collect();
+        let small = self.batches(announced.packed_batches);
+        let small = &small;
         let written: Vec<Vec<(usize, Result<(), Error>)>> =
-            futures::stream::iter(batches(blobs, limit, |(digest, _)| *digest))
+            futures::stream::iter(batches(blobs, announced.batch, |(digest, _)| *digest))
                 .map(|batch| async move {
                     match batch {
                         Batch::Large((at, (digest, bytes))) => {
-                            let bytes = futures::stream::once(async { Ok(bytes) }).boxed();
-                            match stream::write(&self.bytes, instance, digest, bytes).await {
+                            let write = self.writing(instance, digest, announced);
+                            match write.from(source(bytes)).await {
                                 Err(error @ Error::Remote(_)) => Err(error),
                                 written => Ok(vec![(at, written)]),
                             }
                         }
-                        Batch::Small(blobs) => {
-                            super::batch::write(&self.cas, instance, blobs).await
-                        }
+                        Batch::Small(blobs) => small.write(instance, blobs).await,
                     }
                 })
                 .buffer_unordered(PARALLEL)
@@ -303,7 +427,7 @@ impl ActionCache for RemoteStorage {
             let mut client = self.actions.clone();
             client.get_action_result(request.clone()).await
         };
-        match retry(call).await {
+        match self.caller.unary(call).await {
             Ok(response) => Ok(Some(response.into_inner())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(remote(status)),
@@ -327,11 +451,25 @@ impl ActionCache for RemoteStorage {
             let mut client = self.actions.clone();
             client.update_action_result(request.clone()).await
         };
-        retry(call).await.map(drop).map_err(remote)
+        self.caller.unary(call).await.map(drop).map_err(remote)
     }
 }
 
-/// Marks a failure of the connection as what it is.
-pub(super) fn lost(status: Status) -> Error {
-    remote(classify(status))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_servers_of_this_machine_are_near() {
+        for (address, near) in [
+            ("unix:/run/storage", true),
+            ("127.0.0.1:80", true),
+            ("[::1]:80", true),
+            ("localhost:80", true),
+            ("10.0.0.1:80", false),
+            ("storage:80", false),
+        ] {
+            assert_eq!(is_near(&address.parse().unwrap()), near, "{address}");
+        }
+    }
 }

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use proto::{Digest, InstanceName};
-use tokio::task::JoinHandle;
 
 use super::files::{Files, failed};
 use super::index::{HOT_BLOB, Index, Use, cost};
 use super::stream;
 use super::writing::{Room, Writing, Written};
+use crate::blocking::blocking;
 use crate::error::Error;
 use crate::store::{BlobStore, ByteStream, collect};
 use crate::verify;
@@ -60,21 +60,6 @@ pub(super) struct Inner {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs what may wait for a disk.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Error> {
-    joined(tokio::task::spawn_blocking(work)).await
-}
-
-/// What such work came to.
-pub(super) async fn joined<T>(work: JoinHandle<T>) -> Result<T, Error> {
-    work.await.map_err(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Error::Stopping,
-    })
 }
 
 impl Blobs {

@@ -180,7 +180,7 @@ impl Files {
         Ok(Incoming {
             file,
             path,
-            hasher: Some(Hasher::new(digest.function())),
+            hasher: Some(Hasher::new(digest.function(), digest.size())),
             written: 0,
             digest,
         })

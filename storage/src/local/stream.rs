@@ -10,9 +10,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use proto::{Digest, Hasher};
 use tokio::task::JoinHandle;
 
-use super::blobs::{Inner, blocking, joined};
+use super::blobs::Inner;
 use super::files::failed;
 use super::writing::Writing;
+use crate::blocking::{blocking, joined};
 use crate::error::Error;
 use crate::store::ByteStream;
 use crate::verify;
@@ -123,7 +124,7 @@ pub(super) fn read(
         file,
         position: offset,
         end: offset + length,
-        hasher: whole.then(|| Hasher::new(digest.function())),
+        hasher: whole.then(|| Hasher::new(digest.function(), digest.size())),
     };
     let begin = |reading: Reading| tokio::task::spawn_blocking(move || reading.step());
     let first = (length > 0).then(|| begin(reading));

@@ -1,8 +1,4 @@
 //! ByteStream.
-//!
-//! An upload is not kept when its stream breaks: the status of one that is not
-//! complete is that nothing is committed, and the client sends it again from the
-//! start.
 
 use std::sync::Arc;
 
@@ -20,21 +16,28 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::MAXIMUM_MESSAGE;
 use super::field::unreadable;
+use super::uploads::Parked;
+use crate::compression;
 use crate::error::Error;
 use crate::store::{self, BlobStore};
 
 /// How much one message of a read carries at most, in bytes.
 const PIECE: usize = 1 << 20;
 
-/// ByteStream over a store. Streams are not compressed.
+/// ByteStream over a store.
 pub struct ByteStreamService {
     blobs: Arc<dyn BlobStore>,
+    parked: Parked,
 }
 
 impl ByteStreamService {
     /// The service, ready to be added to an endpoint.
     pub fn server(blobs: Arc<dyn BlobStore>) -> ByteStreamServer<Self> {
-        ByteStreamServer::new(Self { blobs }).max_decoding_message_size(MAXIMUM_MESSAGE)
+        ByteStreamServer::new(Self {
+            blobs,
+            parked: Parked::default(),
+        })
+        .max_decoding_message_size(MAXIMUM_MESSAGE)
     }
 
     async fn has(&self, name: &ResourceName) -> Result<bool, Status> {
@@ -44,71 +47,86 @@ impl ByteStreamService {
     }
 }
 
-fn identity(name: ResourceName) -> Result<ResourceName, Status> {
-    match name.compressor {
-        Compressor::Identity => Ok(name),
-        Compressor::Zstd => Err(status::invalid_argument(format!(
-            "resource name \"{name}\": compressed streams are not supported"
-        ))),
-    }
-}
-
 fn wire_size(digest: &Digest) -> i64 {
     digest.to_wire().size_bytes
 }
 
-/// The messages of one upload.
+/// The messages of one call.
 ///
 /// *First message at hand* (`first`, from which the name was read) → *receiving*
 /// (`rest`) → *finished*, with the message that says `finish_write`; what comes
 /// after it is not read. Every message's offset is where the one before ended; its
-/// resource name is empty or the first one's. Anything else, and an end before
-/// `finish_write`, is an error of the client's.
-struct Upload {
+/// resource name is empty or the first one's. Anything else is an error of the
+/// client's. A stream that breaks, or ends before `finish_write`, is *broken*.
+struct Messages {
     first: Option<WriteRequest>,
     rest: Streaming<WriteRequest>,
     resource_name: String,
+    /// Counts what is sent, packed or not, from where the first message began.
     offset: u64,
     finished: bool,
 }
 
-impl Upload {
-    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+/// Why no more messages come.
+enum Stop {
+    /// The stream broke; the client may come back.
+    Broken(Status),
+    /// What it says is wrong.
+    Wrong(Status),
+}
+
+impl Messages {
+    async fn next(&mut self) -> Result<Option<Bytes>, Stop> {
         if self.finished {
             return Ok(None);
         }
         let message = match self.first.take() {
             Some(first) => first,
-            None => self.rest.message().await?.ok_or_else(|| {
-                status::invalid_argument(format!(
-                    "the upload of {:?} ended at offset {} without finish_write",
-                    self.resource_name, self.offset
-                ))
-            })?,
+            None => match self.rest.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    return Err(Stop::Broken(status::invalid_argument(format!(
+                        "the upload of {:?} ended at offset {} without finish_write",
+                        self.resource_name, self.offset
+                    ))));
+                }
+                Err(broken) => return Err(Stop::Broken(broken)),
+            },
         };
         if !message.resource_name.is_empty() && message.resource_name != self.resource_name {
-            return Err(status::invalid_argument(format!(
+            return Err(Stop::Wrong(status::invalid_argument(format!(
                 "resource_name changed from {:?} to {:?} within an upload",
                 self.resource_name, message.resource_name
-            )));
+            ))));
         }
         if u64::try_from(message.write_offset) != Ok(self.offset) {
-            return Err(status::invalid_argument(format!(
+            return Err(Stop::Wrong(status::invalid_argument(format!(
                 "write_offset is {}, expected {} in the upload of {:?}",
                 message.write_offset, self.offset, self.resource_name
-            )));
+            ))));
         }
         self.offset += message.data.len() as u64;
         self.finished = message.finish_write;
         Ok(Some(message.data.into()))
     }
 
-    fn bytes(self) -> store::ByteStream {
-        futures::stream::try_unfold(self, |mut upload| async move {
-            let piece = upload.next().await.map_err(Error::Source)?;
-            Ok(piece.map(|piece| (piece, upload)))
+    /// The blob's bytes, unpacked. `from`: the offset of the first.
+    fn bytes(self, name: &ResourceName, from: u64) -> store::ByteStream {
+        let stream = futures::stream::try_unfold(self, |mut messages| async move {
+            match messages.next().await {
+                Ok(piece) => Ok(piece.map(|piece| (piece, messages))),
+                Err(Stop::Broken(status)) => Err(Error::Broken(status)),
+                Err(Stop::Wrong(status)) => Err(Error::Source(status)),
+            }
         })
-        .boxed()
+        .boxed();
+        match name.compressor {
+            Compressor::Identity => stream,
+            Compressor::Zstd => {
+                let length = name.digest.size().saturating_sub(from);
+                compression::unpacked(name.digest, length, stream)
+            }
+        }
     }
 }
 
@@ -121,12 +139,18 @@ impl ByteStream for ByteStreamService {
         request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
-        let name = identity(ResourceName::parse_read(&request.resource_name)?)?;
+        let name = ResourceName::parse_read(&request.resource_name)?;
         let offset = u64::try_from(request.read_offset).map_err(|_| {
             Status::out_of_range(format!("read_offset {} is negative", request.read_offset))
         })?;
+        let packed = name.compressor == Compressor::Zstd;
         let limit = match u64::try_from(request.read_limit) {
             Ok(0) => None,
+            Ok(_) if packed => {
+                return Err(Status::invalid_argument(
+                    "read_limit: compressed streams have none (REv2)",
+                ));
+            }
             Ok(limit) => Some(limit),
             Err(_) => {
                 return Err(status::invalid_argument(format!(
@@ -135,11 +159,15 @@ impl ByteStream for ByteStreamService {
                 )));
             }
         };
-        let bytes = self
+        let mut bytes = self
             .blobs
             .read(&name.instance, name.digest, offset, limit)
             .await
             .map_err(unreadable)?;
+        if packed {
+            let length = name.digest.size().saturating_sub(offset);
+            bytes = compression::packed(name.digest, length, bytes);
+        }
         let messages = bytes
             .map_err(unreadable)
             .map_ok(|mut piece| {
@@ -168,24 +196,65 @@ impl ByteStream for ByteStreamService {
             .await?
             .ok_or_else(|| status::invalid_argument("the upload has no message"))?;
         let resource_name = first.resource_name.clone();
-        let name = identity(ResourceName::parse_write(&resource_name)?)?;
-        let done = Response::new(WriteResponse {
-            committed_size: wire_size(&name.digest),
-        });
-        // REv2: whoever uploads what is there is told at once that it is there.
+        let name = ResourceName::parse_write(&resource_name)?;
+        // REv2: whoever uploads what is there is told at once that it is there, and
+        // of a packed upload that nobody counted.
         if self.has(&name).await? {
-            return Ok(done);
+            return Ok(Response::new(WriteResponse {
+                committed_size: match name.compressor {
+                    Compressor::Identity => wire_size(&name.digest),
+                    Compressor::Zstd => -1,
+                },
+            }));
         }
-        let upload = Upload {
+        // REv2: where an upload begins counts the blob's bytes, packed or not.
+        let offset = u64::try_from(first.write_offset).map_err(|_| {
+            status::invalid_argument(format!(
+                "write_offset is {}, which is negative",
+                first.write_offset
+            ))
+        })?;
+        let at_once = first.finish_write && offset == 0;
+        let mut bytes = Messages {
             first: Some(first),
             rest,
             resource_name,
-            offset: 0,
+            offset,
             finished: false,
-        };
-        self.blobs
-            .write(&name.instance, name.digest, upload.bytes())
-            .await?;
+        }
+        .bytes(&name, offset);
+        let done = Response::new(WriteResponse {
+            committed_size: wire_size(&name.digest),
+        });
+        if at_once {
+            // Nothing of it can break off any more.
+            self.blobs.write(&name.instance, name.digest, bytes).await?;
+            return Ok(done);
+        }
+        let receiving = self.parked.receive(&self.blobs, &name, offset);
+        let mut receiving = receiving.ok_or_else(|| {
+            status::invalid_argument(format!(
+                "write_offset is {offset}, expected {} in the upload of \"{name}\"",
+                self.parked.offset(&name)
+            ))
+        })?;
+        loop {
+            match bytes.try_next().await {
+                Ok(Some(piece)) => {
+                    if !receiving.push(piece).await {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    if !matches!(error, Error::Broken(_)) {
+                        receiving.give_up();
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        receiving.finish().await?;
         Ok(done)
     }
 
@@ -193,12 +262,15 @@ impl ByteStream for ByteStreamService {
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
-        let name = identity(ResourceName::parse_write(
-            &request.into_inner().resource_name,
-        )?)?;
+        let name = ResourceName::parse_write(&request.into_inner().resource_name)?;
         let complete = self.has(&name).await?;
+        let committed = if complete {
+            wire_size(&name.digest)
+        } else {
+            i64::try_from(self.parked.offset(&name)).unwrap_or(i64::MAX)
+        };
         Ok(Response::new(QueryWriteStatusResponse {
-            committed_size: if complete { wire_size(&name.digest) } else { 0 },
+            committed_size: committed,
             complete,
         }))
     }

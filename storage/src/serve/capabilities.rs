@@ -5,7 +5,7 @@ use proto::wire::rev2::capabilities_client::CapabilitiesClient;
 use proto::wire::rev2::capabilities_server::{Capabilities, CapabilitiesServer};
 use proto::wire::rev2::{
     ActionCacheUpdateCapabilities, CacheCapabilities, GetCapabilitiesRequest, ServerCapabilities,
-    symlink_absolute_path_strategy,
+    compressor, symlink_absolute_path_strategy,
 };
 use proto::wire::semver::SemVer;
 use tonic::transport::Channel;
@@ -50,6 +50,8 @@ impl CapabilitiesService {
                 max_batch_total_size_bytes: i64::try_from(MAXIMUM_BATCH).unwrap_or(i64::MAX),
                 symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Allowed
                     as i32,
+                supported_compressors: vec![compressor::Value::Zstd as i32],
+                supported_batch_update_compressors: vec![compressor::Value::Zstd as i32],
                 ..Default::default()
             }),
             execution_capabilities: None,

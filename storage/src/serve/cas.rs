@@ -21,7 +21,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::field::{digest, digests, instance, unreadable};
 use super::{MAXIMUM_BATCH, MAXIMUM_MESSAGE, tree};
+use crate::blocking::blocking;
+use crate::compression;
+use crate::error::Error;
 use crate::store::BlobStore;
+
+const IDENTITY: i32 = compressor::Value::Identity as i32;
+const ZSTD: i32 = compressor::Value::Zstd as i32;
 
 /// ContentAddressableStorage over a store. Splitting and splicing are not
 /// implemented.
@@ -52,6 +58,50 @@ fn verdict<T>(result: Result<T, Status>) -> (Option<T>, Option<rpc::Status>) {
     match result {
         Ok(value) => (Some(value), Some(rpc::Status::default())),
         Err(error) => (None, Some(status::to_wire(&error))),
+    }
+}
+
+type Unpacked = (Vec<(Digest, Bytes)>, Vec<(usize, Error)>);
+
+/// The blobs of a batch, and which of them (by place) are not what they should be.
+async fn unpack(blobs: Vec<(Digest, Bytes, bool)>) -> Result<Unpacked, Status> {
+    if !blobs.iter().any(|(.., packed)| *packed) {
+        let plain = blobs.into_iter().map(|(digest, bytes, _)| (digest, bytes));
+        return Ok((plain.collect(), Vec::new()));
+    }
+    // What they say they unpack to is held whole.
+    check_total(blobs.iter().map(|(digest, ..)| digest.size()))?;
+    let unpacking = blocking(move || {
+        let mut unpacked = Vec::with_capacity(blobs.len());
+        let mut refused = Vec::new();
+        for (at, (digest, bytes, packed)) in blobs.into_iter().enumerate() {
+            if !packed {
+                unpacked.push((digest, bytes));
+                continue;
+            }
+            match compression::unpack(digest, &bytes) {
+                Ok(bytes) => unpacked.push((digest, bytes)),
+                Err(error) => refused.push((at, error)),
+            }
+        }
+        (unpacked, refused)
+    });
+    Ok(unpacking.await?)
+}
+
+fn response(
+    digest: &Digest,
+    read: Result<Bytes, Error>,
+    packed: bool,
+) -> batch_read_blobs_response::Response {
+    let (data, status) = verdict(read.map_err(unreadable));
+    let data = data.unwrap_or_default();
+    let smaller = packed.then(|| compression::pack(&data)).flatten();
+    batch_read_blobs_response::Response {
+        digest: Some(digest.to_wire()),
+        compressor: if smaller.is_some() { ZSTD } else { IDENTITY },
+        data: smaller.unwrap_or(data).into(),
+        status,
     }
 }
 
@@ -88,22 +138,35 @@ impl ContentAddressableStorage for CasService {
                 request.digest_function,
                 blob.digest.as_ref(),
             )?;
-            if blob.compressor != compressor::Value::Identity as i32 {
-                return Err(Status::invalid_argument(format!(
-                    "requests[{at}].compressor: {} is not supported",
-                    blob.compressor
-                )));
-            }
-            blobs.push((named, Bytes::from(blob.data)));
+            let packed = match blob.compressor {
+                IDENTITY => false,
+                ZSTD => true,
+                other => {
+                    return Err(Status::invalid_argument(format!(
+                        "requests[{at}].compressor: {other} is not supported"
+                    )));
+                }
+            };
+            blobs.push((named, Bytes::from(blob.data), packed));
         }
-        let named: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
-        let written = self.blobs.write_batch(&instance, blobs).await?;
+        let named: Vec<Digest> = blobs.iter().map(|(digest, ..)| *digest).collect();
+        let (blobs, refused) = unpack(blobs).await?;
+        let mut written = self.blobs.write_batch(&instance, blobs).await?.into_iter();
+        let mut refused = refused.into_iter().peekable();
         let responses = named
             .iter()
-            .zip(written)
-            .map(|(digest, written)| batch_update_blobs_response::Response {
-                digest: Some(digest.to_wire()),
-                status: verdict(written.map_err(Status::from)).1,
+            .enumerate()
+            .map(|(at, digest)| {
+                let outcome = match refused.next_if(|(refused, _)| *refused == at) {
+                    Some((_, error)) => Err(error),
+                    None => written
+                        .next()
+                        .unwrap_or_else(|| Err(Error::NotFound(*digest))),
+                };
+                batch_update_blobs_response::Response {
+                    digest: Some(digest.to_wire()),
+                    status: verdict(outcome.map_err(Status::from)).1,
+                }
             })
             .collect();
         Ok(Response::new(BatchUpdateBlobsResponse { responses }))
@@ -118,19 +181,19 @@ impl ContentAddressableStorage for CasService {
         let asked = digests("digests", request.digest_function, &request.digests)?;
         check_total(asked.iter().map(Digest::size))?;
         let read = self.blobs.read_batch(&instance, &asked).await?;
-        let responses = asked
-            .iter()
-            .zip(read)
-            .map(|(digest, read)| {
-                let (data, status) = verdict(read.map_err(unreadable));
-                batch_read_blobs_response::Response {
-                    digest: Some(digest.to_wire()),
-                    data: data.map(Vec::from).unwrap_or_default(),
-                    compressor: compressor::Value::Identity as i32,
-                    status,
-                }
-            })
-            .collect();
+        let packed = request.acceptable_compressors.contains(&ZSTD);
+        let respond = move || {
+            asked
+                .iter()
+                .zip(read)
+                .map(|(digest, read)| response(digest, read, packed))
+                .collect()
+        };
+        let responses = if packed {
+            blocking(respond).await?
+        } else {
+            respond()
+        };
         Ok(Response::new(BatchReadBlobsResponse { responses }))
     }
 

@@ -8,6 +8,7 @@ mod cas;
 mod execution;
 mod field;
 mod tree;
+mod uploads;
 
 pub use action_cache::ActionCacheService;
 pub use byte_stream::ByteStreamService;

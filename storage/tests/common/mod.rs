@@ -78,7 +78,7 @@ pub fn open(folder: &Path, disk: u64) -> Blobs {
 pub struct Server {
     pub channel: Channel,
     shutdown: Shutdown,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -91,8 +91,12 @@ impl Server {
         Self {
             channel: daemon::connect(&address).unwrap(),
             shutdown,
-            _folder: folder,
+            folder,
         }
+    }
+
+    pub fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("socket")
     }
 }
 
@@ -126,6 +130,15 @@ impl Subject {
 
     /// The embedded store through services and client.
     pub async fn over_grpc() -> Self {
+        Self::through_client(false).await
+    }
+
+    /// The same, with blobs packed on the way.
+    pub async fn packed() -> Self {
+        Self::through_client(true).await
+    }
+
+    async fn through_client(packed: bool) -> Self {
         let Self {
             blobs,
             actions,
@@ -133,7 +146,7 @@ impl Subject {
             ..
         } = Self::embedded().await;
         let server = Server::start(internal_routes(blobs, actions)).await;
-        let client = RemoteStorage::new(server.channel.clone());
+        let client = RemoteStorage::new(server.channel.clone()).compressing(packed);
         Self {
             blobs: Arc::new(client.clone()),
             actions: Arc::new(client),

@@ -141,7 +141,7 @@ mod tests {
             String::new(),
             format!("1-{hash}-1"),
             format!("1-{hash}-01-x"),
-            format!("9-{hash}-1-x"),
+            format!("99-{hash}-1-x"),
             format!("3-{hash}-1-x"),
             format!("1-{}-1-x", hash.to_uppercase()),
             format!("1-{hash}-1-x@"),

@@ -69,7 +69,7 @@ impl FileCache {
         let file = self.open_cached(key).ok()?;
         let stat = fstat(&file).ok()?;
         let mut file = file.take(key.digest.size() + 1);
-        let mut hasher = Hasher::new(key.digest.function());
+        let mut hasher = Hasher::new(key.digest.function(), key.digest.size());
         let mut buffer = vec![0; 128 << 10];
         loop {
             match file.read(&mut buffer).ok()? {

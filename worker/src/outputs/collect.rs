@@ -316,7 +316,7 @@ fn location(names: &[&str]) -> Location {
 fn hash(file: &File, function: DigestFunction) -> Result<Digest, Error> {
     let stat = nix::sys::stat::fstat(file).map_err(Error::file("stat", "output"))?;
     let mut left = u64::try_from(stat.st_size).unwrap_or(0);
-    let mut hasher = Hasher::new(function);
+    let mut hasher = Hasher::new(function, left);
     let mut buffer = vec![0; PIECE];
     let mut offset = 0;
     while left > 0 {

@@ -213,31 +213,26 @@ async fn stream(
     digest: Digest,
     source: Source,
 ) -> Result<(), Error> {
-    let bytes = match source {
-        Source::Memory(bytes) => futures::stream::iter(pieces(bytes).map(Ok)).boxed(),
-        Source::Open(file) => file_pieces(file, digest),
+    let source: storage::Source = match source {
+        Source::Memory(bytes) => storage::store::source(bytes),
+        Source::Open(file) => Arc::new(move |offset| file_pieces(file.clone(), digest, offset)),
         Source::At(location) => {
             let build = Arc::clone(build);
             let opening = tokio::task::spawn_blocking(move || location.open(build.directory()));
-            file_pieces(Arc::new(opening.await??), digest)
+            let file = Arc::new(opening.await??);
+            Arc::new(move |offset| file_pieces(file.clone(), digest, offset))
         }
     };
     store
-        .write(instance, digest, bytes)
+        .write_from(instance, digest, source)
         .await
         .map_err(Error::storage("uploading an output"))
 }
 
-fn pieces(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
-    std::iter::from_fn(move || {
-        let next = bytes.split_to(bytes.len().min(PIECE));
-        (!next.is_empty()).then_some(next)
-    })
-}
-
-fn file_pieces(file: Arc<std::fs::File>, digest: Digest) -> storage::ByteStream {
-    futures::stream::try_unfold((file, 0_u64), move |(file, offset)| async move {
-        let left = digest.size() - offset;
+/// An output's bytes from an offset on.
+fn file_pieces(file: Arc<std::fs::File>, digest: Digest, from: u64) -> storage::ByteStream {
+    futures::stream::try_unfold((file, from), move |(file, offset)| async move {
+        let left = digest.size().saturating_sub(offset);
         if left == 0 {
             return Ok(None);
         }
