@@ -321,9 +321,9 @@ async fn the_client_writes_on_where_a_connection_broke() {
     client.write_from(root(), digest, source).await.unwrap();
     let read = subject.blobs.read(root(), digest, 0, None).await.unwrap();
     assert!(gather(read).await.unwrap() == bytes);
-    // From the start it would never have come through the third connection.
+    // From the start each time, 68 MiB would have passed.
     let passed = cutter.passed.load(Ordering::SeqCst);
-    assert!(passed > 36 * MIB && passed < 60 * MIB, "{passed}");
+    assert!(passed < 50 * MIB, "{passed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,12 +9,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use proto::resource_name::Compressor;
 use proto::wire::bytestream::byte_stream_client::ByteStreamClient;
-use proto::wire::bytestream::{QueryWriteStatusRequest, WriteRequest};
+use proto::wire::bytestream::{QueryWriteStatusRequest, QueryWriteStatusResponse, WriteRequest};
 use proto::{Digest, InstanceName, ResourceName};
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
@@ -27,6 +28,9 @@ use crate::store::{ByteStream, Source};
 
 /// How much one message carries at most.
 const PIECE: usize = 512 << 10;
+
+/// How long the server's end of a connection that broke may take to show that.
+const NOTICE: Duration = Duration::from_millis(50);
 
 fn wire(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -88,21 +92,37 @@ impl Write {
     }
 
     /// How many bytes the server has of an upload that broke off; none if it has
-    /// the blob.
+    /// the blob. A server learns of it later than the client, or the other way
+    /// round: one that says it has nothing is given a moment.
     async fn kept(&self, name: &str) -> Option<u64> {
+        let mut pause = NOTICE;
+        loop {
+            match self.status(name).await {
+                Ok(status) if status.complete => return None,
+                Ok(status) if !self.packed => {
+                    let kept = u64::try_from(status.committed_size).ok();
+                    let kept = kept.filter(|kept| *kept <= self.digest.size());
+                    let kept = kept.unwrap_or(0);
+                    if kept > 0 || pause > 10 * NOTICE {
+                        return Some(kept);
+                    }
+                }
+                // Not known, not implemented, or still away, as the next attempt
+                // finds.
+                _ => return Some(0),
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 3;
+        }
+    }
+
+    async fn status(&self, name: &str) -> Result<QueryWriteStatusResponse, Status> {
         let request = QueryWriteStatusRequest {
             resource_name: name.into(),
         };
         let mut client = self.client.clone();
-        match patiently(client.query_write_status(request)).await {
-            Ok(answer) if answer.get_ref().complete => None,
-            Ok(answer) if !self.packed => {
-                let kept = u64::try_from(answer.get_ref().committed_size).ok();
-                Some(kept.filter(|kept| *kept <= self.digest.size()).unwrap_or(0))
-            }
-            // Not known, not implemented, or still away, as the next attempt finds.
-            _ => Some(0),
-        }
+        let answer = patiently(client.query_write_status(request)).await?;
+        Ok(answer.into_inner())
     }
 
     async fn send(&self, name: String, offset: u64, bytes: ByteStream) -> Result<(), Error> {
