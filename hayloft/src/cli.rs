@@ -105,6 +105,13 @@ pub struct Doctor {
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
+    /// Print what the default sandbox does here, step by step, and which protection
+    /// each step gives.
+    #[arg(long, conflicts_with = "json")]
+    pub plan: bool,
+    /// What actions see as their root directory.
+    #[arg(long, value_enum, default_value_t)]
+    pub root: Root,
 }
 
 /// Parses `KEY=VALUE`.

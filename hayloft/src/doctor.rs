@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use sandbox::{Held, HostIds, Need, Plan, Policy, Probe, Protection, Root};
+use sandbox::{Feature, Held, HostIds, Need, Plan, Policy, Probe, Protection, Root};
 use serde_json::json;
 
 use crate::cli;
@@ -22,13 +22,28 @@ pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
             start: 1_900_000_000,
             count: 1,
         }
+    } else if let (Some(range), None) = (
+        probe.subordinate.first(),
+        probe.missing(Feature::SubordinateIds),
+    ) {
+        HostIds::Range {
+            start: range.start,
+            count: range.count,
+        }
     } else {
         HostIds::SameUser
     };
-    let mut policy = Policy::new(Root::Host, host_ids);
-    let refusal = Plan::new(&policy, &probe)
-        .err()
-        .map(|refusal| refusal.to_string());
+    let root = match arguments.root {
+        cli::Root::Host => Root::Host,
+        cli::Root::Input => Root::Input,
+    };
+    let mut policy = Policy::new(root, host_ids);
+    let planned = Plan::new(&policy, &probe);
+    if arguments.plan {
+        print!("{}", planned?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let refusal = planned.err().map(|refusal| refusal.to_string());
     // The table is about every protection, also where one that is missing keeps
     // the sandbox from running.
     for protection in Protection::ALL {
@@ -61,6 +76,7 @@ fn report(probe: &Probe, protections: &[Held], refusal: Option<&str>) -> serde_j
         "kernel": probe.kernel,
         "uid": probe.uid,
         "landlock_abi": probe.landlock_abi,
+        "container": probe.surroundings.container.map(|container| container.to_string()),
         "sandbox_can_run": refusal.is_none(),
         "refusal": refusal,
         "host": probe.findings.iter().map(|finding| json!({
@@ -83,6 +99,9 @@ fn print(probe: &Probe, protections: &[Held], refusal: Option<&str>) {
         "Linux {}, user {}, Landlock ABI {}",
         probe.kernel, probe.uid, probe.landlock_abi
     );
+    if let Some(container) = probe.surroundings.container {
+        println!("inside a container of {container}");
+    }
     let row = |yes: bool, name: &str, why: &str, remedy: &str| {
         let mark = if yes { "held   " } else { "missing" };
         println!("  {mark}  {name:<24}  {why}");

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use daemon::{Address, Global};
-use sandbox::{HostIds, Limits, Need, Policy, Protection, ServiceHalf};
+use sandbox::{HostIds, Need, Policy, Protection, ServiceHalf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
+use crate::limits::{self, CommandLimits};
 
 /// The configuration of a runner.
 ///
@@ -30,7 +31,8 @@ pub struct Config {
     #[serde(default)]
     pub root: Root,
     /// The host uids (and gids, the same numbers) that commands run at, one per
-    /// sandbox. Needed by, and only possible for, a runner that root starts.
+    /// sandbox. A runner that root starts needs them; for any other they are
+    /// subordinate ids of its user (`subuid(5)`, `subgid(5)`), which `newuidmap(1)` maps.
     /// Without it commands run as the runner's own user, and a worker of the same
     /// user must copy inputs instead of hardlinking them.
     pub uid_range: Option<UidRange>,
@@ -53,9 +55,13 @@ pub struct Config {
     /// place; with `root = "host"` only.
     #[serde(default)]
     pub read_only_binds: Vec<PathBuf>,
-    /// Resource limits of each command.
+    /// Limits of each command.
     #[serde(default)]
     pub limits: CommandLimits,
+    /// The most that a request may ask for, by the names of `limits`; where it has
+    /// none, no more than `limits`.
+    #[serde(default)]
+    pub maximum_limits: BTreeMap<String, u64>,
     /// How much a protection matters, where more than by default.
     #[serde(default)]
     pub protections: BTreeMap<String, Importance>,
@@ -98,37 +104,6 @@ pub enum Importance {
     BestEffort,
     /// Without it the runner does not start.
     Required,
-}
-
-/// Resource limits of each command (`setrlimit(2)`); what is null is as the
-/// runner's own.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CommandLimits {
-    /// Open files of one process.
-    pub open_files: u64,
-    /// Processes and threads of one command (before Linux 5.14, of its host uid).
-    pub processes: Option<u64>,
-    /// The largest file a process may write.
-    pub file_size_bytes: Option<u64>,
-    /// The stack of a process's first thread.
-    pub stack_size_bytes: Option<u64>,
-    /// What each directory in memory holds at most: `/dev/shm`, `/var/tmp`, and
-    /// `/tmp` where the action has no directory for it.
-    pub tmpfs_size_bytes: u64,
-}
-
-impl Default for CommandLimits {
-    fn default() -> Self {
-        let limits = Limits::default();
-        Self {
-            open_files: limits.open_files,
-            processes: limits.processes,
-            file_size_bytes: limits.file_size,
-            stack_size_bytes: limits.stack,
-            tmpfs_size_bytes: limits.tmpfs_size,
-        }
-    }
 }
 
 const fn default_pool_size() -> usize {
@@ -182,7 +157,6 @@ impl Config {
         if self.pool_size == 0 {
             return invalid("pool_size", "must be at least 1");
         }
-        self.check_limits()?;
         self.check_users(as_root)?;
         let most = sandbox::most_concurrent(self.pool_size);
         self.maximum_concurrent = Some(self.concurrent(most)?);
@@ -223,22 +197,11 @@ impl Config {
         Ok(concurrent)
     }
 
-    fn check_limits(&self) -> Result<(), StartError> {
-        if self.limits.tmpfs_size_bytes == 0 {
-            return invalid("limits.tmpfs_size_bytes", "must be at least 1");
-        }
-        Ok(())
-    }
-
     fn check_users(&mut self, as_root: bool) -> Result<(), StartError> {
         match (as_root, self.uid_range) {
             (true, None) => invalid(
                 "uid_range",
                 "is needed when root starts the runner: commands would run as root",
-            ),
-            (false, Some(_)) => invalid(
-                "uid_range",
-                "takes root: without it commands run as the runner's own user",
             ),
             (true, Some(range)) => {
                 let Some(uid) = self.service_uid else {
@@ -255,7 +218,8 @@ impl Config {
                 }
                 Ok(())
             }
-            (false, None) => Ok(()),
+            // Subordinate ids: whether they are is found out when they are mapped.
+            (false, _) => Ok(()),
         }
     }
 
@@ -273,13 +237,8 @@ impl Config {
             None => HostIds::SameUser,
         };
         let mut policy = Policy::new(root, host_ids);
-        policy.limits = Limits {
-            open_files: self.limits.open_files,
-            processes: self.limits.processes,
-            file_size: self.limits.file_size_bytes,
-            stack: self.limits.stack_size_bytes,
-            tmpfs_size: self.limits.tmpfs_size_bytes,
-        };
+        policy.limits = self.limits.checked()?;
+        policy.maximum_limits = limits::maximum(&self.maximum_limits)?;
         policy.read_only_binds.clone_from(&self.read_only_binds);
         let named = |table: &str, name: &str| match Protection::from_name(name) {
             Some(protection) => Ok(protection),
@@ -364,7 +323,7 @@ mod tests {
     #[test]
     fn commands_never_run_as_root_nor_as_the_service_half() {
         assert!(complaint("", true).starts_with("uid_range "));
-        assert!(complaint(RANGE, false).starts_with("uid_range "));
+        config(RANGE).effective(false).unwrap();
         let range = r#", "uid_range": {"start": 1000, "count": 10}"#;
         assert!(complaint(range, true).starts_with("service_uid "));
         for bad in [0, 1000, 1009] {

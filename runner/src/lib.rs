@@ -13,6 +13,7 @@ mod config;
 mod error;
 mod extension;
 mod launcher;
+mod limits;
 mod request;
 mod result;
 mod serve;
@@ -26,8 +27,9 @@ use std::process::ExitCode;
 use daemon::Address;
 use daemon::listener::Socket;
 
-pub use config::{CommandLimits, Config, Importance, Root, UidRange};
+pub use config::{Config, Importance, Root, UidRange};
 pub use error::{Error, StartError};
+pub use limits::CommandLimits;
 
 /// Runs a runner until it is told to stop (SIGTERM or SIGINT: commands under way
 /// are finished, a second one kills them). Call it while the process has one
@@ -40,6 +42,19 @@ pub fn run(config: Config) -> ExitCode {
         tracing::error!("{error}");
         ExitCode::FAILURE
     })
+}
+
+/// What a runner of this configuration would do on this host, step by step, with
+/// the protection that each step gives. Nothing is started. Call it while the process
+/// has one thread: it forks.
+///
+/// # Errors
+/// The configuration makes no sense, or the host cannot give what it requires.
+pub fn plan(config: Config) -> Result<sandbox::Plan, StartError> {
+    let config = config.effective(nix::unistd::geteuid().is_root())?;
+    let probe = sandbox::Probe::run().map_err(sandbox::Error::Probe)?;
+    let plan = sandbox::Plan::new(&config.policy()?, &probe);
+    Ok(plan.map_err(sandbox::Error::Refused)?)
 }
 
 fn start(config: Config) -> Result<ExitCode, StartError> {

@@ -15,6 +15,10 @@ struct Arguments {
     /// Only check the configuration and print what it amounts to, as JSON.
     #[arg(long)]
     check: bool,
+    /// Only print what would be done to make sandboxes here, step by step, and which
+    /// protection each step gives.
+    #[arg(long, conflicts_with = "check")]
+    print_plan: bool,
     /// The configuration file: TOML, or JSON where its name ends in .json.
     config: PathBuf,
 }
@@ -27,6 +31,9 @@ fn main() -> ExitCode {
         .and_then(|config| {
             if arguments.check {
                 check(config)
+            } else if arguments.print_plan {
+                print!("{}", runner::plan(config)?);
+                Ok(ExitCode::SUCCESS)
             } else {
                 Ok(runner::run(config))
             }

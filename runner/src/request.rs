@@ -1,7 +1,10 @@
 //! From a request of the wire to one that the launcher accepts.
 
+use std::collections::HashMap;
+
 use proto::wire::{runner, runner_extension};
 use proto::{RelativePath, messages};
+use sandbox::{Limit, Limits};
 
 use crate::error::Error;
 
@@ -25,6 +28,7 @@ pub(crate) fn without_timeout(request: runner::RunRequest) -> runner_extension::
         server_logs_directory: request.server_logs_directory,
         timeout: None,
         overlay: None,
+        limits: HashMap::new(),
     }
 }
 
@@ -72,7 +76,23 @@ pub(crate) fn validate(
         stdout_path,
         stderr_path,
         timeout,
+        limits: limits(&request.limits)?,
     })
+}
+
+fn limits(asked: &HashMap<String, u64>) -> Result<Limits, Error> {
+    const FIELD: &str = "limits";
+    let mut limits = Limits::none();
+    for (name, value) in asked {
+        let Some(limit) = Limit::from_name(name) else {
+            return invalid(FIELD, format!("{name:?} is no limit"));
+        };
+        if limit.is_positive() && *value == 0 {
+            return invalid(FIELD, format!("{name} must be at least 1"));
+        }
+        limits[limit] = Some(*value);
+    }
+    Ok(limits)
 }
 
 /// The directories below the input root, and the one for what is written.
@@ -295,6 +315,21 @@ mod tests {
         ] {
             let refusal = refused(|request| request.overlay = overlay(lower, scratch));
             assert!(refusal.starts_with(message), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn limits_have_names_and_amounts() {
+        let with = |name: &str, value| {
+            let mut request = request();
+            request.limits.insert(name.into(), value);
+            request
+        };
+        let valid = validate(with("memory_bytes", 7), false).unwrap();
+        assert_eq!(valid.limits[Limit::Memory], Some(7));
+        for (name, value) in [("memory", 7), ("processes", 0)] {
+            let error = validate(with(name, value), false).unwrap_err();
+            assert!(error.to_string().starts_with("limits: "), "{error}");
         }
     }
 

@@ -2,8 +2,8 @@
 //! replies to standard output. The tests drive sandboxes through it.
 //!
 //! `serve BUILD_DIRECTORY KEY=VALUE...` with the keys `root` (`host`, `input`),
-//! `ids` (`same`, or `START:COUNT`), `pool`, `off` (a protection),
-//! `tmpfs` and `processes` (limits).
+//! `ids` (`same`, or `START:COUNT`), `pool`, `off` (a protection), and the names of
+//! limits.
 //!
 //! Each frame is `length: u32, kind: u8, id: u64, body`, little endian; kinds
 //! are `r`un (body: an encoded run request), `k`ill, re`c`laim and `p`ath
@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sandbox::{
-    Client, ClientError, Config, Frame, HostIds, Limits, Need, Policy, Protection, Reply, Request,
-    Root, RunRequest, ServiceHalf, split,
+    Client, ClientError, Config, Frame, HostIds, Limit, Limits, Need, Policy, Protection, Reply,
+    Request, Root, RunRequest, ServiceHalf, split,
 };
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn config() -> Option<Config> {
     let build_directory = arguments.next()?.into();
     let (mut root, mut ids, mut pool_size) = (Root::Host, HostIds::SameUser, 2);
     let mut off = Vec::new();
-    let mut limits = Limits::default();
+    let mut limits = Limits::usual();
     for argument in arguments {
         match argument.split_once('=')? {
             ("root", "input") => root = Root::Input,
@@ -53,10 +53,11 @@ fn config() -> Option<Config> {
                 };
             }
             ("pool", number) => pool_size = number.parse().ok()?,
-            ("tmpfs", bytes) => limits.tmpfs_size = bytes.parse().ok()?,
-            ("processes", number) => limits.processes = Some(number.parse().ok()?),
             ("off", name) => off.push(Protection::from_name(name)?),
-            _ => return None,
+            (name, value) => {
+                let limit = Limit::from_name(name)?;
+                limits[limit] = Some(value.parse().ok()?);
+            }
         }
     }
     let mut policy = Policy::new(root, ids);

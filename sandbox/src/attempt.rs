@@ -9,11 +9,10 @@ use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getegid, geteuid, pipe};
+use nix::unistd::{ForkResult, Pid, fork, pipe};
 
-use crate::id_map::{IdPair, map_ids};
 use crate::paths::open_place;
-use crate::sys;
+use crate::{sys, user_namespace};
 
 /// In place of an errno: what it rests on failed before.
 pub(crate) const NOT_REACHED: i32 = -1;
@@ -47,14 +46,16 @@ pub(crate) struct Attempts {
     pub(crate) seccomp: i32,
     pub(crate) landlock: i32,
     pub(crate) landlock_abi: i32,
+    /// Of a user namespace with subordinate ids.
+    pub(crate) subordinate: i32,
     /// The effective set of this process.
     pub(crate) capabilities: u64,
 }
 
-const RESULTS: usize = 11;
+const RESULTS: usize = 12;
 
-/// Tries everything.
-pub(crate) fn run() -> io::Result<Attempts> {
+/// Tries everything; `subordinate` is a range of subordinate ids of this user.
+pub(crate) fn run(subordinate: Option<(u32, u32)>) -> io::Result<Attempts> {
     let (read_end, write_end) = pipe()?;
     // SAFETY: the process has one thread (the callers' contract), so the child
     // may do anything.
@@ -62,7 +63,7 @@ pub(crate) fn run() -> io::Result<Attempts> {
         ForkResult::Child => {
             drop(read_end);
             let mut results = [NOT_REACHED; RESULTS];
-            attempt_all(&mut results);
+            attempt_all(&mut results, subordinate);
             let bytes: Vec<u8> = results.iter().flat_map(|r| r.to_le_bytes()).collect();
             let written = File::from(write_end).write_all(&bytes);
             sys::exit_now(i32::from(written.is_err()))
@@ -92,6 +93,7 @@ pub(crate) fn run() -> io::Result<Attempts> {
                 seccomp,
                 landlock,
                 cgroup,
+                subordinate,
             ] = results;
             Ok(Attempts {
                 user,
@@ -105,6 +107,7 @@ pub(crate) fn run() -> io::Result<Attempts> {
                 seccomp,
                 landlock,
                 cgroup,
+                subordinate,
                 landlock_abi: sys::landlock_abi(),
                 capabilities: sys::capabilities()?.effective,
             })
@@ -117,7 +120,7 @@ fn errno_of<T>(result: nix::Result<T>) -> i32 {
 }
 
 /// In the child: fills in what it can.
-fn attempt_all(results: &mut [i32; RESULTS]) {
+fn attempt_all(results: &mut [i32; RESULTS], subordinate: Option<(u32, u32)>) {
     results[8] = in_child(|| {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
         crate::seccomp::program().map_or(Err(Errno::EINVAL), |program| sys::set_seccomp(&program))
@@ -126,7 +129,10 @@ fn attempt_all(results: &mut [i32; RESULTS]) {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
         crate::landlock::forbid_all_files()
     });
-    results[0] = errno_of(own_user_namespace());
+    if subordinate.is_some() {
+        results[11] = in_child(|| enter_user_namespace(subordinate));
+    }
+    results[0] = errno_of(enter_user_namespace(None));
     if results[0] != 0 {
         return;
     }
@@ -148,14 +154,10 @@ fn attempt_all(results: &mut [i32; RESULTS]) {
     }
 }
 
-/// A new user namespace in which the own ids are mapped to themselves.
-pub(crate) fn own_user_namespace() -> nix::Result<()> {
-    let own = IdPair {
-        uid: geteuid().as_raw(),
-        gid: getegid().as_raw(),
-    };
-    unshare(CloneFlags::CLONE_NEWUSER)?;
-    map_ids(open_place(c"/proc")?.as_fd(), "self", own, own)
+fn enter_user_namespace(range: Option<(u32, u32)>) -> nix::Result<()> {
+    let refused = libc::EPERM;
+    user_namespace::enter(range)
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(refused)))
 }
 
 fn mount_calls() -> nix::Result<()> {

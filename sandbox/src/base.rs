@@ -25,11 +25,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, fchdir, pivot_root};
 
-use crate::attempt::own_user_namespace;
 use crate::paths::open_place;
 use crate::plan::Plan;
 use crate::step::Step;
-use crate::{etc, sys};
+use crate::{etc, sys, user_namespace};
 
 /// Where the new root is built: a directory that every host has. Only this
 /// process sees what is mounted there.
@@ -74,8 +73,8 @@ struct Host {
 }
 
 fn perform(step: &Step, build_directory: &Path, host: &mut Option<Host>) -> io::Result<()> {
-    if *step == Step::LauncherUserNamespace {
-        return Ok(own_user_namespace()?);
+    if let Step::LauncherUserNamespace { subordinate } = step {
+        return user_namespace::enter(*subordinate);
     }
     if *step == Step::LauncherRoot {
         *host = Some(launcher_root(build_directory)?);

@@ -13,12 +13,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, setsid};
 
 use crate::landlock::Rules;
+use crate::limits::Limits;
 use crate::plan::Plan;
 use crate::policy::Root;
 use crate::report::StepFailure;
 use crate::run_request::RunRequest;
 use crate::step::{Phase, Step};
-use crate::{limits, sys};
+use crate::{rlimits, sys};
 
 /// `securebits` (`capabilities(7)`): being uid 0 means nothing, nothing can be
 /// kept or raised, all locked.
@@ -30,6 +31,7 @@ pub(crate) struct Start<'a> {
     pub(crate) filter: &'a [seccompiler::sock_filter],
     pub(crate) rules: Option<&'a Rules>,
     pub(crate) request: &'a RunRequest,
+    pub(crate) limits: &'a Limits,
     pub(crate) stdout: BorrowedFd<'a>,
     pub(crate) stderr: BorrowedFd<'a>,
 }
@@ -79,8 +81,8 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
 fn perform(step: &Step, start: &Start<'_>, texts: &Texts) -> nix::Result<()> {
     match step {
         Step::Session => setsid().map(drop),
-        Step::OutOfMemoryFirst => limits::be_out_of_memory_first(),
-        Step::ResourceLimits(wanted) => limits::apply(wanted),
+        Step::OutOfMemoryFirst => rlimits::be_out_of_memory_first(),
+        Step::ResourceLimits(_) => rlimits::apply(start.limits),
         Step::DropCapabilities => {
             sys::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS)?;
             sys::clear_ambient()?;

@@ -20,12 +20,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, sethostname};
+use nix::unistd::{Pid, geteuid, sethostname};
 
 use crate::client::{receive_datagram, send_datagram};
 use crate::command;
 use crate::id_map::{IdPair, map_ids};
 use crate::landlock::Rules;
+use crate::limits::{Limit, Limits};
 use crate::message::Usage;
 use crate::paths::open_place;
 use crate::plan::Plan;
@@ -33,7 +34,7 @@ use crate::policy::{HostIds, Root};
 use crate::report::{Report, StepFailure};
 use crate::run_request::RunRequest;
 use crate::step::{Phase, Step};
-use crate::{limits, mounts, sys};
+use crate::{mounts, rlimits, sys};
 
 /// What a sandbox needs from the launcher, prepared once.
 pub(crate) struct Shared {
@@ -49,6 +50,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Whether the launcher maps ids without being root.
+    pub(crate) fn maps_as_user(&self) -> bool {
+        matches!(self.plan.host_ids, HostIds::Range { .. }) && !geteuid().is_root()
+    }
+
     /// What a sandbox is outside whose host uid is this.
     pub(crate) fn outer(&self, host_id: u32) -> IdPair {
         match self.plan.host_ids {
@@ -76,6 +82,8 @@ struct State<'a> {
     host_id: u32,
     channel: BorrowedFd<'a>,
     rules: Option<Rules>,
+    /// Of the command.
+    limits: Limits,
 }
 
 /// Runs as pid 1 of the new pid namespace and never returns.
@@ -85,6 +93,7 @@ pub(crate) fn main(shared: &Shared, channel: OwnedFd, host_id: u32) -> Infallibl
         host_id,
         channel: channel.as_fd(),
         rules: None,
+        limits: shared.plan.limits.clone(),
     };
     let report = match live(&mut state) {
         Ok(report) => report,
@@ -107,6 +116,9 @@ fn live(state: &mut State<'_>) -> Result<Report, StepFailure> {
     send_datagram(state.channel, &Report::Prepared.encode(), &[]).map_err(|e| stray(raw(&e)))?;
     let assignment = receive(state.channel).map_err(stray)?;
     let request = read_request(&assignment.memory).map_err(stray)?;
+    let plan = &state.shared.plan;
+    let limits = plan.limits.with(&request.limits, &plan.maximum_limits);
+    state.limits = limits.map_err(|_| stray(Errno::EINVAL))?;
     run_steps(state, Phase::Request, Some(&assignment))?;
     if let Some(rules) = &mut state.rules {
         allow_own(rules, state.shared.plan.root, &assignment).map_err(stray)?;
@@ -192,12 +204,27 @@ fn attach(state: &mut State<'_>, step: &Step, assignment: &Assignment) -> nix::R
         Step::MoveIntoInputRoot => mounts::move_into_input(&assignment.input),
         Step::AttachTemporaryDirectory { bytes } => {
             let temporary = assignment.temporary.as_ref();
-            mounts::attach_temporary(root, &assignment.input, temporary, *bytes)
+            let bytes = state.limits[Limit::Tmpfs].unwrap_or(*bytes);
+            mounts::attach_temporary(root, &assignment.input, temporary, bytes)
         }
+        Step::SizeMemoryDirectories => size_memory_directories(state),
         Step::PivotRoot => mounts::pivot(root),
         Step::LandlockRules { .. } => landlock_rules(state, step),
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// They were mounted before the request was known.
+fn size_memory_directories(state: &State<'_>) -> nix::Result<()> {
+    let plan = &state.shared.plan;
+    for (limit, path) in mounts::memory_directories(plan.root) {
+        if state.limits[*limit] != plan.limits[*limit]
+            && let Some(bytes) = state.limits[*limit]
+        {
+            mounts::size_tmpfs(path, bytes)?;
+        }
+    }
+    Ok(())
 }
 
 /// The namespaces exist since the clone; what is left is to close what is not
@@ -320,6 +347,7 @@ fn run(
         filter: &state.shared.filter,
         rules: state.rules.as_ref(),
         request,
+        limits: &state.limits,
         stdout: stdout.as_fd(),
         stderr: stderr.as_fd(),
     })?;
@@ -350,5 +378,5 @@ fn reap_all() -> nix::Result<Usage> {
             Err(errno) => return Err(errno),
         }
     }
-    Ok(limits::usage(&sys::usage_of_children()?))
+    Ok(rlimits::usage(&sys::usage_of_children()?))
 }

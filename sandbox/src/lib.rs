@@ -38,24 +38,31 @@ mod probe;
 mod reclaim;
 mod rejection;
 mod report;
+mod rlimits;
 mod run_request;
 mod sandbox;
 mod seccomp;
 mod service_half;
 mod split;
 mod step;
+mod subordinate;
+mod surroundings;
 mod sys;
+mod user_namespace;
 mod wire;
 
 pub use client::{Client, ClientError, Frame};
-pub use limits::{MOST_RECLAIMS, most_concurrent};
+pub use limits::{Limit, Limits};
 pub use message::{
     Done, End, Failure, FailureKind, MessageError, PATH_BYTES, RUN_BYTES, Reply, Request, Usage,
 };
 pub use overlay::MOST_LAYERS;
 pub use plan::{Held, Plan, Refusal};
-pub use policy::{HostIds, Limits, Need, Policy, Protection, Root};
+pub use policy::{HostIds, Need, Policy, Protection, Root};
 pub use probe::{Feature, Finding, Probe};
+pub use rlimits::{MOST_RECLAIMS, most_concurrent};
 pub use run_request::RunRequest;
 pub use split::{Config, Error, ServiceHalf, split};
 pub use step::{Phase, Step};
+pub use subordinate::Subordinate;
+pub use surroundings::{Container, Surroundings};

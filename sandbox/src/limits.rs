@@ -1,104 +1,251 @@
-//! Resource limits of commands, and what they used.
+//! Limits of one command, as plain data.
 
-use std::time::Duration;
+use std::fmt;
+use std::ops::{Index, IndexMut};
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::libc;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::stat::Mode;
-use nix::unistd::write;
+use crate::message::MessageError;
+use crate::wire::{Reader, Writer};
 
-use crate::message::Usage;
-use crate::policy::Limits;
-use crate::sys;
+/// Something that a command may use only so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Limit {
+    /// Memory of all its processes together, in bytes, directories in memory included.
+    Memory,
+    /// Processes and threads.
+    Processes,
+    /// Processor time, in thousandths of one processor.
+    Cpu,
+    /// What it writes below its input root and its temporary directory, in bytes
+    /// on disk.
+    DiskBytes,
+    /// Files and directories that it makes there.
+    DiskFiles,
+    /// Its standard output, and as much its standard error, in bytes.
+    Output,
+    /// `/var/tmp`, and as much `/tmp` where no directory is given for it, in bytes.
+    Tmpfs,
+    /// `/dev/shm`, in bytes.
+    Shm,
+    /// Open files of one process (`RLIMIT_NOFILE`).
+    OpenFiles,
+    /// The largest file that a process may write, in bytes (`RLIMIT_FSIZE`).
+    FileSize,
+    /// The stack of a process's first thread, in bytes (`RLIMIT_STACK`, soft).
+    Stack,
+    /// A core dump, in bytes (`RLIMIT_CORE`).
+    Core,
+}
 
-/// Sets the limits of this process; hard limits are only ever lowered.
-pub(crate) fn apply(limits: &Limits) -> nix::Result<()> {
-    set(Resource::RLIMIT_CORE, 0, true)?;
-    set(Resource::RLIMIT_NOFILE, limits.open_files, true)?;
-    if let Some(processes) = limits.processes {
-        set(Resource::RLIMIT_NPROC, processes, true)?;
+impl Limit {
+    /// All, in the order in which they are listed to people.
+    pub const ALL: [Self; 12] = [
+        Self::Memory,
+        Self::Processes,
+        Self::Cpu,
+        Self::DiskBytes,
+        Self::DiskFiles,
+        Self::Output,
+        Self::Tmpfs,
+        Self::Shm,
+        Self::OpenFiles,
+        Self::FileSize,
+        Self::Stack,
+        Self::Core,
+    ];
+
+    /// The name used in configuration files, requests and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory_bytes",
+            Self::Processes => "processes",
+            Self::Cpu => "cpu_millis",
+            Self::DiskBytes => "disk_bytes",
+            Self::DiskFiles => "disk_files",
+            Self::Output => "output_bytes",
+            Self::Tmpfs => "tmpfs_size_bytes",
+            Self::Shm => "shm_size_bytes",
+            Self::OpenFiles => "open_files",
+            Self::FileSize => "file_size_bytes",
+            Self::Stack => "stack_size_bytes",
+            Self::Core => "core_size_bytes",
+        }
     }
-    if let Some(size) = limits.file_size {
-        set(Resource::RLIMIT_FSIZE, size, true)?;
+
+    /// The limit of that [`name`](Self::name).
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|limit| limit.name() == name)
     }
-    if let Some(stack) = limits.stack {
-        set(Resource::RLIMIT_STACK, stack, false)?;
+
+    /// Whether nothing works with a limit of 0, or 0 would mean none.
+    #[must_use]
+    pub const fn is_positive(self) -> bool {
+        !matches!(self, Self::FileSize | Self::Core | Self::Output)
     }
-    Ok(())
-}
 
-/// Raises the soft limit of open files to the hard one. Commands get a limit of
-/// their own.
-pub(crate) fn raise_open_files() -> nix::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-}
+    pub(crate) fn number(self) -> u32 {
+        self as u32
+    }
 
-/// Most runs that a launcher takes on, those that wait for a sandbox included.
-pub(crate) const MOST_RUNS: usize = 4096;
-
-/// Most directories that are being reclaimed at a time, each by a process.
-pub const MOST_RECLAIMS: usize = 64;
-
-/// How many commands a launcher of this process's limit of open files can run at a
-/// time, with so many sandboxes ready ahead.
-#[must_use]
-pub fn most_concurrent(pool_size: usize) -> usize {
-    // A process, a channel, the input root and the mapping of its mounts, a network's
-    // seven; one in reserve for what is queued.
-    const FILES_OF_RUN: u64 = 12;
-    // Its own, helpers', and those of sandboxes on their way out.
-    const OTHER_FILES: u64 = 256;
-    let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
-    let runs = hard.saturating_sub(OTHER_FILES) / FILES_OF_RUN;
-    let runs = usize::try_from(runs).unwrap_or(usize::MAX);
-    // Those ready, and as many networks again that wait for a sandbox.
-    runs.saturating_sub(2 * pool_size).min(MOST_RUNS)
-}
-
-/// Gives this process, and those it starts, the highest `oom_score_adj`
-/// (`proc_pid_oom_score_adj(5)`). For a process that `vfork(2)` made: memory that
-/// is shared with another has one owner in `/proc`, root unless it is dumpable.
-pub(crate) fn be_out_of_memory_first() -> nix::Result<()> {
-    sys::prctl(libc::PR_SET_DUMPABLE, 1)?;
-    let written = open(
-        c"/proc/self/oom_score_adj",
-        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .and_then(|file| write(&file, b"1000"));
-    sys::prctl(libc::PR_SET_DUMPABLE, 0)?;
-    match written {
-        // Some container runtimes do not permit it; it only says who goes first.
-        Ok(_) | Err(Errno::EACCES | Errno::EPERM | Errno::EROFS) => Ok(()),
-        Err(errno) => Err(errno),
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|limit| limit.number() == number)
     }
 }
 
-fn set(resource: Resource, value: u64, hard_too: bool) -> nix::Result<()> {
-    let (_, hard) = getrlimit(resource)?;
-    let value = value.min(hard);
-    setrlimit(resource, value, if hard_too { value } else { hard })
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
-/// In our units.
-pub(crate) fn usage(usage: &libc::rusage) -> Usage {
-    let count = |value: libc::c_long| u64::try_from(value).unwrap_or_default();
-    let time = |value: libc::timeval| {
-        Duration::from_secs(count(value.tv_sec)) + Duration::from_micros(count(value.tv_usec))
-    };
-    Usage {
-        user_time: time(usage.ru_utime),
-        system_time: time(usage.ru_stime),
-        // The kernel counts in KiB.
-        maximum_resident_set_size: count(usage.ru_maxrss) * 1024,
-        page_reclaims: count(usage.ru_minflt),
-        page_faults: count(usage.ru_majflt),
-        block_input_operations: count(usage.ru_inblock),
-        block_output_operations: count(usage.ru_oublock),
-        voluntary_context_switches: count(usage.ru_nvcsw),
-        involuntary_context_switches: count(usage.ru_nivcsw),
+/// For each [`Limit`] a value, or none: then as the runner has it.
+///
+/// Hard limits that the runner itself has are never exceeded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits([Option<u64>; Limit::ALL.len()]);
+
+impl Limits {
+    /// None.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self([None; Limit::ALL.len()])
+    }
+
+    /// What a command has where nothing else is said.
+    #[must_use]
+    pub fn usual() -> Self {
+        let mut limits = Self::none();
+        limits[Limit::Processes] = Some(4096);
+        limits[Limit::Output] = Some(1 << 30);
+        limits[Limit::Tmpfs] = Some(1 << 30);
+        limits[Limit::Shm] = Some(1 << 30);
+        limits[Limit::OpenFiles] = Some(65_536);
+        limits[Limit::Stack] = Some(8 << 20);
+        limits[Limit::Core] = Some(0);
+        limits
+    }
+
+    /// Those that are set.
+    pub fn iter(&self) -> impl Iterator<Item = (Limit, u64)> {
+        Limit::ALL
+            .into_iter()
+            .filter_map(|limit| Some((limit, self[limit]?)))
+    }
+
+    /// These, with those that `asked` sets in their place. None may be more than
+    /// `most` has, or, where that has none, than these have.
+    ///
+    /// # Errors
+    /// The limit of which too much is asked, and how much there is.
+    pub fn with(&self, asked: &Self, most: &Self) -> Result<Self, (Limit, u64)> {
+        let mut limits = self.clone();
+        for (limit, value) in asked.iter() {
+            if let Some(ceiling) = most[limit].or(self[limit])
+                && value > ceiling
+            {
+                return Err((limit, ceiling));
+            }
+            limits[limit] = Some(value);
+        }
+        Ok(limits)
+    }
+
+    pub(crate) fn write(&self, writer: &mut Writer) {
+        writer.count(self.iter().count());
+        for (limit, value) in self.iter() {
+            writer.u32(limit.number()).u64(value);
+        }
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+        let mut limits = Self::none();
+        for _ in 0..reader.count("limits")? {
+            let number = reader.u32("limit")?;
+            let unknown = MessageError::Unknown {
+                field: "limit",
+                value: number.into(),
+            };
+            let limit = Limit::from_number(number).ok_or(unknown)?;
+            limits[limit] = Some(reader.u64("limit")?);
+        }
+        Ok(limits)
+    }
+}
+
+impl Index<Limit> for Limits {
+    type Output = Option<u64>;
+
+    fn index(&self, limit: Limit) -> &Option<u64> {
+        &self.0[limit as usize]
+    }
+}
+
+impl IndexMut<Limit> for Limits {
+    fn index_mut(&mut self, limit: Limit) -> &mut Option<u64> {
+        &mut self.0[limit as usize]
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (limit, value)) in self.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{limit} {value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(values: &[(Limit, u64)]) -> Limits {
+        let mut limits = Limits::none();
+        for (limit, value) in values {
+            limits[*limit] = Some(*value);
+        }
+        limits
+    }
+
+    #[test]
+    fn names_and_numbers_round_trip() {
+        for (index, limit) in Limit::ALL.into_iter().enumerate() {
+            assert_eq!(Limit::from_name(limit.name()), Some(limit));
+            assert_eq!(Limit::from_number(limit.number()), Some(limit));
+            assert_eq!(limit as usize, index);
+        }
+        assert_eq!(Limit::from_name("luck"), None);
+    }
+
+    #[test]
+    fn requests_move_within_bounds() {
+        let usual = of(&[(Limit::Memory, 100), (Limit::Processes, 10)]);
+        let most = of(&[(Limit::Memory, 200)]);
+        let asked = of(&[(Limit::Memory, 200), (Limit::Processes, 5), (Limit::Cpu, 1)]);
+        let given = usual.with(&asked, &most).unwrap();
+        assert_eq!(given, asked);
+        let too_much = of(&[(Limit::Memory, 201)]);
+        assert_eq!(usual.with(&too_much, &most), Err((Limit::Memory, 200)));
+        // Where nothing is said about the most, the usual is that.
+        let too_many = of(&[(Limit::Processes, 11)]);
+        assert_eq!(usual.with(&too_many, &most), Err((Limit::Processes, 10)));
+        assert_eq!(usual.with(&Limits::none(), &most), Ok(usual));
+    }
+
+    #[test]
+    fn limits_cross_the_wire() {
+        let limits = of(&[(Limit::Memory, u64::MAX), (Limit::Core, 0)]);
+        let mut writer = Writer::default();
+        limits.write(&mut writer);
+        let bytes = writer.finish();
+        let mut reader = Reader::new(&bytes);
+        assert_eq!(Limits::read(&mut reader), Ok(limits));
+        reader.end().unwrap();
+        let mut unknown = Writer::default();
+        unknown.count(1).u32(99).u64(1);
+        let bytes = unknown.finish();
+        assert!(Limits::read(&mut Reader::new(&bytes)).is_err());
     }
 }

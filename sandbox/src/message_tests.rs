@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::limits::{Limit, Limits};
 use crate::run_request::RunRequest;
 
 fn run() -> RunRequest {
@@ -18,6 +19,11 @@ fn run() -> RunRequest {
         stdout_path: b"1/stdout".to_vec(),
         stderr_path: b"1/stderr".to_vec(),
         timeout: Some(Duration::from_millis(1500)),
+        limits: {
+            let mut limits = Limits::none();
+            limits[Limit::Memory] = Some(7);
+            limits
+        },
     }
 }
 

@@ -7,6 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::fchdir;
 
 use crate::base::swap_root;
+use crate::limits::Limit;
 use crate::paths::open_place;
 use crate::policy::Root;
 use crate::sys;
@@ -104,16 +105,31 @@ pub(crate) fn pseudo_terminals() -> nix::Result<()> {
 /// so many bytes, and a file or directory for each 4 KiB of them: those that are
 /// empty take memory too.
 pub(crate) fn tmpfs(path: &str, bytes: u64) -> nix::Result<()> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let options = format!("mode=1777,{}", size(bytes));
+    let kind = Some("tmpfs");
+    mount(kind, path, kind, TMPFS_FLAGS, Some(&options[..]))
+}
+
+/// Gives another size to one that [`tmpfs`] made.
+pub(crate) fn size_tmpfs(path: &str, bytes: u64) -> nix::Result<()> {
+    let flags = TMPFS_FLAGS | MsFlags::MS_REMOUNT;
+    let nothing = None::<&str>;
+    mount(nothing, path, nothing, flags, Some(&size(bytes)[..]))
+}
+
+const TMPFS_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+
+fn size(bytes: u64) -> String {
     let files = (bytes / 4096).max(64);
-    let options = format!("mode=1777,size={bytes},nr_inodes={files}");
-    mount(
-        Some("tmpfs"),
-        path,
-        Some("tmpfs"),
-        flags,
-        Some(&options[..]),
-    )
+    format!("size={bytes},nr_inodes={files}")
+}
+
+/// Where the directories in memory are that are mounted ahead, when a request comes.
+pub(crate) const fn memory_directories(root: Root) -> &'static [(Limit, &'static str)] {
+    match root {
+        Root::Host => &[(Limit::Shm, "/dev/shm"), (Limit::Tmpfs, "/var/tmp")],
+        Root::Input => &[(Limit::Shm, "/root/dev/shm")],
+    }
 }
 
 /// Attaches the input root; for [`Root::Input`] where it waits to become `/`.

@@ -83,7 +83,12 @@ pub(crate) struct Made {
 
 impl Order {
     /// Checks what came from the service half.
-    pub(crate) fn new(id: u64, length: u64, memory: OwnedFd) -> Result<Self, Rejection> {
+    pub(crate) fn new(
+        id: u64,
+        length: u64,
+        memory: OwnedFd,
+        plan: &Plan,
+    ) -> Result<Self, Rejection> {
         let reject = |errno| Rejection::new("read the request", "", errno);
         let bytes = memory::read(memory.as_fd()).map_err(reject)?;
         if bytes.len() as u64 != length || length > RUN_BYTES {
@@ -91,6 +96,11 @@ impl Order {
         }
         let request = RunRequest::decode(&bytes).map_err(|error| {
             Rejection::new("read the request", error.to_string(), Errno::EINVAL)
+        })?;
+        let limits = plan.limits.with(&request.limits, &plan.maximum_limits);
+        limits.map_err(|(limit, most)| {
+            let detail = format!("{limit}: at most {most}");
+            Rejection::new("limits", detail, Errno::EINVAL)
         })?;
         if request.stdout_path == request.stderr_path {
             let path = text(&request.stderr_path);

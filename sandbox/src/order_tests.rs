@@ -6,6 +6,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
 use super::*;
+use crate::limits::{Limit, Limits};
 use crate::policy::HostIds;
 use crate::sandbox::{NotRun, Sandbox, State};
 
@@ -16,7 +17,34 @@ fn order(id: u64, request: &RunRequest) -> Result<Order, Rejection> {
     file.write_all(&bytes).unwrap();
     let seals = crate::client::required_seals();
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
-    Order::new(id, bytes.len() as u64, file.into())
+    Order::new(id, bytes.len() as u64, file.into(), &plan())
+}
+
+fn plan() -> Plan {
+    let mut limits = Limits::none();
+    limits[Limit::Processes] = Some(10);
+    Plan {
+        start: Vec::new(),
+        prepare: Vec::new(),
+        request: Vec::new(),
+        command: Vec::new(),
+        protections: Vec::new(),
+        root: Root::Input,
+        host_ids: HostIds::SameUser,
+        inner_id: 0,
+        limits,
+        maximum_limits: Limits::none(),
+    }
+}
+
+#[test]
+fn no_more_is_given_than_there_is() {
+    let mut wanted = request("a", "b");
+    wanted.limits[Limit::Processes] = Some(10);
+    order(1, &wanted).unwrap();
+    wanted.limits[Limit::Processes] = Some(11);
+    let rejection = order(1, &wanted).unwrap_err();
+    assert_eq!(rejection.kind, crate::message::FailureKind::Request);
 }
 
 fn request(stdout: &str, stderr: &str) -> RunRequest {
@@ -51,16 +79,7 @@ fn an_order_whose_sandbox_died_goes_to_another() {
     let directory = std::env::temp_dir().join(format!("sandbox-order-{}", std::process::id()));
     std::fs::create_dir_all(directory.join("root")).unwrap();
     let build = std::fs::File::open(&directory).unwrap();
-    let plan = Plan {
-        start: Vec::new(),
-        prepare: Vec::new(),
-        request: Vec::new(),
-        command: Vec::new(),
-        protections: Vec::new(),
-        root: Root::Input,
-        host_ids: HostIds::SameUser,
-        inner_id: 0,
-    };
+    let plan = plan();
     let sandbox = || {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,

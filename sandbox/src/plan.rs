@@ -9,9 +9,11 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::limits::{Limit, Limits};
 use crate::policy::{HostIds, Need, Policy, Protection, Root};
 use crate::probe::{Feature, Probe};
 use crate::step::{Phase, Step};
+use crate::subordinate::Subordinate;
 
 /// Whether a protection holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,13 +86,28 @@ pub struct Plan {
     pub host_ids: HostIds,
     /// The uid and gid that the command sees itself as.
     pub inner_id: u32,
+    /// Limits of each command, where its request says nothing else.
+    pub limits: Limits,
+    /// The most that a request may ask for.
+    pub maximum_limits: Limits,
 }
 
+/// Every step with the protections it gives, then every protection.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for phase in Phase::ALL {
+            writeln!(f, "{phase}:")?;
             for step in self.steps(phase) {
-                writeln!(f, "{phase}: {step}")?;
+                writeln!(f, "  {step}")?;
+            }
+        }
+        writeln!(f, "protections:")?;
+        for held in &self.protections {
+            let (name, why) = (held.protection.name(), &held.why);
+            if held.held {
+                writeln!(f, "  held     {name}")?;
+            } else {
+                writeln!(f, "  missing  {name}: {why}")?;
             }
         }
         Ok(())
@@ -104,7 +121,6 @@ impl Plan {
     /// What is required and missing, by name, with what to do about it.
     pub fn new(policy: &Policy, probe: &Probe) -> Result<Self, Refusal> {
         check_policy(policy)?;
-        check_host(policy, probe)?;
         let mut protections: Vec<Held> = Vec::new();
         for protection in Protection::ALL {
             let need = need(policy, protection, &protections);
@@ -137,6 +153,7 @@ impl Plan {
                 },
             });
         }
+        check_host(policy, probe)?;
         let held = |wanted| {
             protections
                 .iter()
@@ -151,6 +168,8 @@ impl Plan {
             root: policy.root,
             host_ids: policy.host_ids,
             inner_id: policy.inner_id,
+            limits: policy.limits.clone(),
+            maximum_limits: policy.maximum_limits.clone(),
         })
     }
 
@@ -215,7 +234,19 @@ fn check_policy(policy: &Policy) -> Result<(), Refusal> {
             needs: Protection::LandlockFiles,
         });
     }
-    if policy.limits.tmpfs_size == 0 {
+    for limits in [&policy.limits, &policy.maximum_limits] {
+        if limits
+            .iter()
+            .any(|(limit, value)| limit.is_positive() && value == 0)
+        {
+            return Err(Refusal::Policy("only limits of files' sizes may be 0"));
+        }
+    }
+    let in_memory = [Limit::Tmpfs, Limit::Shm];
+    if in_memory
+        .iter()
+        .any(|limit| policy.limits[*limit].is_none())
+    {
         return Err(Refusal::Policy("directories in memory must have a size"));
     }
     if policy.hostname.is_empty() || policy.hostname.len() > 64 {
@@ -241,8 +272,24 @@ fn check_policy(policy: &Policy) -> Result<(), Refusal> {
 
 fn check_host(policy: &Policy, probe: &Probe) -> Result<(), Refusal> {
     let mut needed = vec![Feature::MountCalls, Feature::OwnProc];
-    if matches!(policy.host_ids, HostIds::Range { .. }) {
-        needed.push(Feature::RootCapabilities);
+    if let HostIds::Range { start, count } = policy.host_ids {
+        needed.push(foreign_ids(probe));
+        let within = |range: &Subordinate| range.holds(start, count);
+        if probe.uid != 0
+            && probe.missing(Feature::SubordinateIds).is_none()
+            && !probe.subordinate.iter().any(within)
+        {
+            let ranges = probe.subordinate.iter().map(ToString::to_string);
+            let ranges = ranges.collect::<Vec<_>>().join(", ");
+            return Err(Refusal::Host {
+                feature: Feature::SubordinateIds,
+                why: format!(
+                    "the uid range {start}+{count} is not one of this user's subordinate ids, \
+                     which are {ranges}"
+                ),
+                remedy: "choose a uid range within them".to_owned(),
+            });
+        }
     }
     for feature in needed {
         if let Some((why, remedy)) = probe.missing(feature) {
@@ -256,15 +303,26 @@ fn check_host(policy: &Policy, probe: &Probe) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What mapping ids that are not the runner's own rests on.
+fn foreign_ids(probe: &Probe) -> Feature {
+    if probe.uid == 0 {
+        Feature::RootCapabilities
+    } else {
+        Feature::SubordinateIds
+    }
+}
+
 /// Why the host cannot give a protection, and what to do about it.
 fn missing(protection: Protection, policy: &Policy, probe: &Probe) -> Option<(String, String)> {
     let feature = match protection {
         Protection::OwnUid => {
             return match policy.host_ids {
-                HostIds::Range { .. } => probe.missing(Feature::RootCapabilities),
+                HostIds::Range { .. } => probe.missing(foreign_ids(probe)),
                 HostIds::SameUser => Some((
                     "commands run as the runner's own user".to_owned(),
-                    "start the runner as root, with a range of host uids".to_owned(),
+                    "give the runner a range of host uids: root has them, other users have \
+                     subordinate ones"
+                        .to_owned(),
                 )),
             };
         }
@@ -293,8 +351,13 @@ fn missing(protection: Protection, policy: &Policy, probe: &Probe) -> Option<(St
 
 fn start(policy: &Policy, probe: &Probe) -> Vec<Step> {
     let mut steps = Vec::new();
-    if policy.host_ids == HostIds::SameUser {
-        steps.push(Step::LauncherUserNamespace);
+    match policy.host_ids {
+        HostIds::SameUser => steps.push(Step::LauncherUserNamespace { subordinate: None }),
+        HostIds::Range { start, count } if probe.uid != 0 => {
+            let subordinate = Some((start, count));
+            steps.push(Step::LauncherUserNamespace { subordinate });
+        }
+        HostIds::Range { .. } => {}
     }
     steps.push(Step::LauncherRoot);
     if policy.root == Root::Host {
@@ -347,13 +410,13 @@ fn prepare(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) ->
         Step::AttachBase,
         Step::Proc,
         Step::PseudoTerminals,
-        tmpfs("dev/shm", policy),
+        tmpfs("dev/shm", policy, Limit::Shm),
     ]);
     if held(Protection::NoCapabilities) {
         steps.push(Step::EmptyBoundingSet);
     }
     if policy.root == Root::Host {
-        steps.extend([tmpfs("var/tmp", policy), Step::PivotRoot]);
+        steps.extend([tmpfs("var/tmp", policy, Limit::Tmpfs), Step::PivotRoot]);
         steps.extend(landlock_rules(held));
     }
     steps
@@ -368,21 +431,27 @@ fn pools_networks(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> b
         && probe.missing(Feature::NetworkAdministration).is_none()
 }
 
-fn tmpfs(path: &'static str, policy: &Policy) -> Step {
+fn tmpfs(path: &'static str, policy: &Policy, limit: Limit) -> Step {
     Step::PrivateTmpfs {
         path,
-        bytes: policy.limits.tmpfs_size,
+        // The policy was checked to have one.
+        bytes: policy.limits[limit].unwrap_or(1),
     }
 }
 
 fn request(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
     let temporary = Step::AttachTemporaryDirectory {
-        bytes: policy.limits.tmpfs_size,
+        bytes: policy.limits[Limit::Tmpfs].unwrap_or(1),
     };
     match policy.root {
-        Root::Host => vec![Step::AttachInputRoot("build/root"), temporary],
+        Root::Host => vec![
+            Step::SizeMemoryDirectories,
+            Step::AttachInputRoot("build/root"),
+            temporary,
+        ],
         Root::Input => {
             let mut steps = vec![
+                Step::SizeMemoryDirectories,
                 Step::AttachInputRoot("."),
                 Step::MoveIntoInputRoot,
                 temporary,

@@ -1,25 +1,6 @@
 use super::*;
 use crate::probe::Finding;
 
-const FEATURES: [Feature; 16] = [
-    Feature::MountCalls,
-    Feature::UserNamespace,
-    Feature::MountNamespace,
-    Feature::PidNamespace,
-    Feature::IpcNamespace,
-    Feature::UtsNamespace,
-    Feature::CgroupNamespace,
-    Feature::NetworkNamespace,
-    Feature::OwnProc,
-    Feature::Seccomp,
-    Feature::Landlock,
-    Feature::LandlockScopes,
-    Feature::ProtectedHardlinks,
-    Feature::RootCapabilities,
-    Feature::NetworkAdministration,
-    Feature::SubordinateIds,
-];
-
 const RANGE: HostIds = HostIds::Range {
     start: 100_000,
     count: 8,
@@ -31,7 +12,7 @@ fn host(lacking: &[Feature]) -> Probe {
         kernel: "6.1.0".to_owned(),
         uid: 0,
         landlock_abi: 7,
-        findings: FEATURES
+        findings: Feature::ALL
             .into_iter()
             .map(|feature| Finding {
                 feature,
@@ -41,6 +22,8 @@ fn host(lacking: &[Feature]) -> Probe {
             })
             .collect(),
         userland: vec![("/usr".into(), false), ("/bin".into(), true)],
+        subordinate: Vec::new(),
+        surroundings: crate::Surroundings::default(),
     }
 }
 
@@ -55,7 +38,8 @@ fn everything_holds_on_a_host_that_has_it() {
     for protection in Protection::ALL {
         assert!(plan.holds(protection), "{protection}");
     }
-    assert!(!plan.start.contains(&Step::LauncherUserNamespace));
+    let own_namespace = |s: &Step| matches!(s, Step::LauncherUserNamespace { .. });
+    assert!(!plan.start.iter().any(own_namespace));
     assert!(plan.start.contains(&Step::BindReadOnly("/usr".into())));
     assert!(plan.start.contains(&Step::CopySymlink("/bin".into())));
 }
@@ -72,6 +56,7 @@ fn each_missing_requirement_is_refused_by_name() {
         (Feature::Seccomp, Protection::Seccomp),
         (Feature::Landlock, Protection::LandlockFiles),
         (Feature::ProtectedHardlinks, Protection::ProtectedHardlinks),
+        (Feature::RootCapabilities, Protection::OwnUid),
     ] {
         let policy = Policy::new(Root::Host, RANGE);
         let refusal = Plan::new(&policy, &host(&[feature])).unwrap_err();
@@ -91,11 +76,7 @@ fn each_missing_requirement_is_refused_by_name() {
 
 #[test]
 fn what_no_sandbox_can_do_without_is_refused() {
-    for feature in [
-        Feature::MountCalls,
-        Feature::OwnProc,
-        Feature::RootCapabilities,
-    ] {
+    for feature in [Feature::MountCalls, Feature::OwnProc] {
         let policy = Policy::new(Root::Host, RANGE);
         let refusal = Plan::new(&policy, &host(&[feature])).unwrap_err();
         assert!(matches!(refusal, Refusal::Host { feature: f, .. } if f == feature));
@@ -201,9 +182,13 @@ fn senseless_policies_are_refused() {
         Refusal::Policy(_)
     ));
     assert!(matches!(plan(&|p| p.hostname.clear()), Refusal::Policy(_)));
-    // To the kernel that would be no limit at all.
+    // To the kernel both would be no limit at all.
     assert!(matches!(
-        plan(&|p| p.limits.tmpfs_size = 0),
+        plan(&|p| p.limits[Limit::Shm] = None),
+        Refusal::Policy(_)
+    ));
+    assert!(matches!(
+        plan(&|p| p.limits[Limit::Tmpfs] = Some(0)),
         Refusal::Policy(_)
     ));
 }
@@ -214,7 +199,8 @@ fn the_same_user_has_no_uid_of_its_own() {
     let probe = host(&[Feature::RootCapabilities, Feature::ProtectedHardlinks]);
     let plan = Plan::new(&policy, &probe).unwrap();
     assert!(!plan.holds(Protection::OwnUid));
-    assert_eq!(plan.start[0], Step::LauncherUserNamespace);
+    let own = Step::LauncherUserNamespace { subordinate: None };
+    assert_eq!(plan.start[0], own);
     let mut strict = policy;
     strict.set_need(Protection::OwnUid, Need::Required);
     assert!(matches!(
@@ -255,18 +241,20 @@ fn the_order_is_the_one_that_the_kernel_allows() {
 }
 
 #[test]
-fn every_step_prints_as_one_line_with_what_it_gives() {
+fn every_step_and_protection_prints_as_one_line() {
     let plan = Plan::new(&Policy::new(Root::Host, RANGE), &host(&[])).unwrap();
     let text = plan.to_string();
     let steps: usize = Phase::ALL
         .iter()
         .map(|phase| plan.steps(*phase).len())
         .sum();
-    assert_eq!(text.lines().count(), steps);
+    let lines = text.lines().filter(|line| line.starts_with("  "));
+    assert_eq!(lines.count(), steps + Protection::ALL.len());
     for protection in Protection::ALL {
         // This one is the host's alone.
-        if protection != Protection::ProtectedHardlinks {
-            assert!(text.contains(protection.name()), "{protection}");
-        }
+        let given = text.contains(&format!("[{}", protection.name()))
+            || text.contains(&format!(", {}", protection.name()));
+        let of_host = protection == Protection::ProtectedHardlinks;
+        assert_eq!(given, !of_host, "{protection}");
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::limits::Limits;
+
 /// One protection that a sandbox gives. [`crate::plan`] decides which hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protection {
@@ -123,7 +125,7 @@ pub enum Root {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostIds {
     /// Each sandbox takes one that no other sandbox alive has. The runner must
-    /// be root. Warm sandboxes hold one each as well, so `count` is to be at
+    /// be root, or they must be subordinate ids of its user. Warm sandboxes hold one each as well, so `count` is to be at
     /// least the number of concurrent actions plus [`crate::Config::pool_size`].
     Range {
         /// First uid of the range. None of the range may own anything that
@@ -149,38 +151,6 @@ impl HostIds {
     }
 }
 
-/// Resource limits of the command (`setrlimit(2)`); hard limits the runner
-/// itself has are never exceeded, and core dumps are always off.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// `RLIMIT_NOFILE`, soft and hard.
-    pub open_files: u64,
-    /// `RLIMIT_NPROC`: processes and threads of one sandbox (before Linux 5.14 of
-    /// one host uid, the runner's other ones included with
-    /// [`HostIds::SameUser`]); `None`: as the runner's.
-    pub processes: Option<u64>,
-    /// `RLIMIT_FSIZE` in bytes; `None`: as the runner's.
-    pub file_size: Option<u64>,
-    /// Soft `RLIMIT_STACK` in bytes; `None`: as the runner's.
-    pub stack: Option<u64>,
-    /// Bytes that each directory in memory holds at most: `/dev/shm`, `/var/tmp`,
-    /// and `/tmp` where no directory is given for it. Not 0. One file or
-    /// directory is allowed for each 4 KiB of it.
-    pub tmpfs_size: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            open_files: 65_536,
-            processes: Some(4096),
-            file_size: None,
-            stack: Some(8 << 20),
-            tmpfs_size: 1 << 30,
-        }
-    }
-}
-
 /// What is wanted. [`Policy::new`] gives the strict defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -194,6 +164,8 @@ pub struct Policy {
     pub hostname: String,
     /// Limits of each command.
     pub limits: Limits,
+    /// The most that a request may ask for; where it has none, no more than `limits`.
+    pub maximum_limits: Limits,
     /// Further absolute host directories to show read-only at the same place
     /// ([`Root::Host`] only); missing ones are an error when starting.
     pub read_only_binds: Vec<PathBuf>,
@@ -225,7 +197,8 @@ impl Policy {
                 Root::Input => 0,
             },
             hostname: "localhost".to_owned(),
-            limits: Limits::default(),
+            limits: Limits::usual(),
+            maximum_limits: Limits::none(),
             read_only_binds: Vec::new(),
             needs,
         }

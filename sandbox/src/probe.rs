@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use nix::unistd::{Uid, geteuid};
 
 use crate::attempt::{self, Attempts};
+use crate::subordinate::{self, Subordinate};
+use crate::surroundings::Surroundings;
 
 /// Something of the host that a protection rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +42,30 @@ pub enum Feature {
     RootCapabilities,
     /// Configuring networks that belong to the host's user namespace.
     NetworkAdministration,
-    /// `newuidmap(1)` and subordinate ids of this user. Told, not used.
+    /// `newuidmap(1)` and subordinate ids of this user.
     SubordinateIds,
+}
+
+impl Feature {
+    /// All, in the order in which they are listed to people.
+    pub const ALL: [Self; 16] = [
+        Self::MountCalls,
+        Self::UserNamespace,
+        Self::MountNamespace,
+        Self::PidNamespace,
+        Self::IpcNamespace,
+        Self::UtsNamespace,
+        Self::CgroupNamespace,
+        Self::NetworkNamespace,
+        Self::OwnProc,
+        Self::Seccomp,
+        Self::Landlock,
+        Self::LandlockScopes,
+        Self::ProtectedHardlinks,
+        Self::RootCapabilities,
+        Self::NetworkAdministration,
+        Self::SubordinateIds,
+    ];
 }
 
 impl fmt::Display for Feature {
@@ -94,6 +118,10 @@ pub struct Probe {
     /// What of `/usr`, `/bin`, `/sbin` and `/lib*` there is, and whether each
     /// is a symbolic link.
     pub userland: Vec<(PathBuf, bool)>,
+    /// This user's subordinate ids, that are both uids and gids.
+    pub subordinate: Vec<Subordinate>,
+    /// What the runner itself runs in.
+    pub surroundings: Surroundings,
 }
 
 impl Probe {
@@ -104,8 +132,11 @@ impl Probe {
     /// # Errors
     /// When no child can be made or it dies: that says nothing about the host.
     pub fn run() -> std::io::Result<Self> {
-        let attempts = attempt::run()?;
         let uid = geteuid();
+        let subordinate = subordinate::of(uid);
+        let surroundings = Surroundings::look();
+        let tried = subordinate.first().map(|range| (range.start, 1));
+        let attempts = attempt::run(tried)?;
         Ok(Self {
             kernel: nix::sys::utsname::uname()?
                 .release()
@@ -113,8 +144,10 @@ impl Probe {
                 .into_owned(),
             uid: uid.as_raw(),
             landlock_abi: attempts.landlock_abi,
-            findings: findings(&attempts, uid),
+            findings: findings(&attempts, uid, &subordinate, &surroundings),
             userland: userland(),
+            subordinate,
+            surroundings,
         })
     }
 
@@ -142,10 +175,12 @@ fn userland() -> Vec<(PathBuf, bool)> {
     found
 }
 
-const CONTAINER: &str = "in a container, run it with a seccomp profile that also allows clone, \
-     unshare, mount, umount2, pivot_root, open_tree, move_mount, mount_setattr and sethostname";
-
-fn findings(attempts: &Attempts, uid: Uid) -> Vec<Finding> {
+fn findings(
+    attempts: &Attempts,
+    uid: Uid,
+    subordinate: &[Subordinate],
+    surroundings: &Surroundings,
+) -> Vec<Finding> {
     use Feature as F;
     let mut findings = Vec::new();
     let mut add = |feature, result: Result<(), (String, String)>| {
@@ -171,12 +206,8 @@ fn findings(attempts: &Attempts, uid: Uid) -> Vec<Finding> {
             remedy,
         )),
     };
-    let container = || CONTAINER.to_owned();
-    add(
-        F::UserNamespace,
-        tried(attempts.user, user_namespace_remedy()),
-    );
     for (feature, errno) in [
+        (F::UserNamespace, attempts.user),
         (F::MountNamespace, attempts.mount),
         (F::PidNamespace, attempts.pid),
         (F::IpcNamespace, attempts.ipc),
@@ -184,23 +215,19 @@ fn findings(attempts: &Attempts, uid: Uid) -> Vec<Finding> {
         (F::CgroupNamespace, attempts.cgroup),
         (F::NetworkNamespace, attempts.network),
     ] {
-        add(feature, tried(errno, container()));
+        add(feature, tried(errno, surroundings.allow_namespaces()));
     }
     add(
         F::MountCalls,
         tried(
             attempts.mount_calls,
-            format!("use Linux 5.12 or newer; {CONTAINER}"),
+            format!(
+                "use Linux 5.12 or newer; {}",
+                surroundings.allow_namespaces()
+            ),
         ),
     );
-    add(
-        F::OwnProc,
-        tried(
-            attempts.proc,
-            "in a container, unmask /proc (Docker: --security-opt systempaths=unconfined)"
-                .to_owned(),
-        ),
-    );
+    add(F::OwnProc, tried(attempts.proc, surroundings.allow_proc()));
     add(
         F::Seccomp,
         tried(
@@ -253,7 +280,10 @@ fn findings(attempts: &Attempts, uid: Uid) -> Vec<Finding> {
             ))
         },
     );
-    add(F::SubordinateIds, subordinate_ids(uid));
+    add(
+        F::SubordinateIds,
+        subordinate_ids(attempts, uid, subordinate),
+    );
     findings
 }
 
@@ -261,26 +291,12 @@ fn read_number(path: &str) -> Option<i64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-fn user_namespace_remedy() -> String {
-    if read_number("/proc/sys/user/max_user_namespaces") == Some(0) {
-        return "sysctl -w user.max_user_namespaces=15000".to_owned();
-    }
-    if read_number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
-        return "sysctl -w kernel.unprivileged_userns_clone=1".to_owned();
-    }
-    if read_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
-        return "give the program an AppArmor profile with `userns,`, or \
-                sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-            .to_owned();
-    }
-    CONTAINER.to_owned()
-}
-
 fn root_capabilities(attempts: &Attempts, uid: Uid) -> Result<(), (String, String)> {
     if !uid.is_root() {
         return Err((
             format!("running as uid {uid}"),
-            "start as root, or use the runner's own user for commands".to_owned(),
+            "start as root, or use subordinate ids or the runner's own user for commands"
+                .to_owned(),
         ));
     }
     let lacking: Vec<_> = attempt::ROOT_CAPABILITIES
@@ -295,33 +311,34 @@ fn root_capabilities(attempts: &Attempts, uid: Uid) -> Result<(), (String, Strin
     Err((format!("{names} are lacking"), format!("grant {names}")))
 }
 
-fn subordinate_ids(uid: Uid) -> Result<(), (String, String)> {
-    let installed = std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|directory| directory.join("newuidmap").is_file())
-    });
-    if !installed {
+fn subordinate_ids(
+    attempts: &Attempts,
+    uid: Uid,
+    ranges: &[Subordinate],
+) -> Result<(), (String, String)> {
+    if !subordinate::installed() {
         return Err((
             "newuidmap is not installed".to_owned(),
             "install the package uidmap".to_owned(),
         ));
     }
-    let name = nix::unistd::User::from_uid(uid)
-        .ok()
-        .flatten()
-        .map(|user| user.name);
-    let number = uid.to_string();
-    let listed = std::fs::read_to_string("/etc/subuid").is_ok_and(|text| {
-        text.lines().any(|line| {
-            let owner = line.split(':').next();
-            owner == Some(&number) || (name.is_some() && owner == name.as_deref())
-        })
-    });
-    if listed {
-        Ok(())
-    } else {
-        Err((
-            "this user has no line in /etc/subuid".to_owned(),
-            "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER".to_owned(),
-        ))
+    let give = format!(
+        "give user {uid} the same range in /etc/subuid and /etc/subgid: \
+         usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+    );
+    if ranges.is_empty() {
+        return Err((
+            "this user has no subordinate uids that are its subordinate gids too".to_owned(),
+            give,
+        ));
+    }
+    match attempts.subordinate {
+        0 => Ok(()),
+        _ => Err((
+            "newuidmap or newgidmap refused to map them".to_owned(),
+            "see that both programs are set-uid root (or have their file capabilities), that \
+             user namespaces are allowed, and that this user is in /etc/passwd"
+                .to_owned(),
+        )),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::limits::Limits;
 use crate::message::{MessageError, PATH_BYTES, RUN_BYTES, check};
 use crate::wire::{Reader, Writer};
 
@@ -42,6 +43,9 @@ pub struct RunRequest {
     pub stderr_path: Vec<u8>,
     /// After this time from the start of the command everything is killed.
     pub timeout: Option<Duration>,
+    /// What it wants other than [`Policy::limits`](crate::Policy), within
+    /// [`Policy::maximum_limits`](crate::Policy).
+    pub limits: Limits,
 }
 
 impl RunRequest {
@@ -70,6 +74,7 @@ impl RunRequest {
             Some(timeout) => writer.u32(1).duration(timeout),
             None => writer.u32(0).duration(Duration::ZERO),
         };
+        self.limits.write(&mut writer);
         writer.count(self.arguments.len());
         for argument in &self.arguments {
             writer.bytes(argument);
@@ -117,6 +122,7 @@ impl RunRequest {
                 });
             }
         };
+        let limits = Limits::read(&mut reader)?;
         let mut arguments = Vec::new();
         for _ in 0..reader.count("arguments")? {
             arguments.push(reader.bytes("argument")?.to_vec());
@@ -139,6 +145,7 @@ impl RunRequest {
             stdout_path,
             stderr_path,
             timeout,
+            limits,
         };
         request.validate()?;
         Ok(request)

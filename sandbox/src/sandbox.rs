@@ -84,6 +84,16 @@ impl Sandbox {
             SockFlag::SOCK_CLOEXEC,
         )?;
         let (network, cloned) = match networks {
+            // Who is not root can map the ids of none but a dumpable process, which init
+            // is until it takes its own.
+            None if shared.maps_as_user() => {
+                sys::prctl(libc::PR_SET_DUMPABLE, 1)?;
+                let cloned = clone();
+                if !matches!(cloned, Ok(None)) {
+                    sys::prctl(libc::PR_SET_DUMPABLE, 0)?;
+                }
+                (None, cloned)
+            }
             None => (None, clone()),
             Some(networks) => {
                 let network = networks.take()?;

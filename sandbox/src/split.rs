@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::plan::{Plan, Refusal};
 use crate::policy::{HostIds, Policy, Protection};
 use crate::probe::Probe;
-use crate::{launcher, limits, overlay, service_half, sys};
+use crate::{launcher, overlay, rlimits, service_half, sys};
 
 /// What [`split`] needs to know.
 #[derive(Debug, Clone)]
@@ -128,7 +128,7 @@ pub fn split(config: Config, service: impl FnOnce(Client) -> ExitCode) -> Result
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
     )
     .map_err(start("connect the two halves"))?;
-    limits::raise_open_files().map_err(start("raise the limit of open files"))?;
+    rlimits::raise_open_files().map_err(start("raise the limit of open files"))?;
     // Blocked before the fork, so that no signal is lost in between.
     let old = Signals::block().map_err(start("block signals"))?;
     let launcher = getpid();

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::policy::{Limits, Protection};
+use crate::limits::Limits;
+use crate::policy::Protection;
 
 /// When a step is carried out, and by which process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +27,10 @@ impl Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Start => "start",
-            Self::Prepare => "prepare",
-            Self::Request => "request",
-            Self::Command => "command",
+            Self::Start => "once, by the launcher",
+            Self::Prepare => "ahead of a command, by the sandbox's init",
+            Self::Request => "for a command, by the sandbox's init",
+            Self::Command => "by the process that becomes the command",
         })
     }
 }
@@ -37,8 +38,11 @@ impl fmt::Display for Phase {
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The launcher's own user namespace, its uid mapped to itself.
-    LauncherUserNamespace,
+    /// The launcher's own user namespace, each id mapped to itself.
+    LauncherUserNamespace {
+        /// Subordinate ids (first and number) besides the launcher's own.
+        subordinate: Option<(u32, u32)>,
+    },
     /// The launcher's own mount namespace, with nothing but what sandboxes are made from.
     LauncherRoot,
     /// Show a host directory read-only in the base root.
@@ -115,8 +119,10 @@ pub enum Step {
     Session,
     /// Be the first that the kernel kills when memory is short.
     OutOfMemoryFirst,
-    /// Resource limits.
+    /// Resource limits; the request may move them.
     ResourceLimits(Limits),
+    /// Give the directories in memory the sizes that the request asks for.
+    SizeMemoryDirectories,
     /// Empty every other capability set; being uid 0 means nothing.
     DropCapabilities,
     /// `no_new_privs`.
@@ -155,7 +161,9 @@ impl Step {
             .into_iter()
             .filter_map(|(on, protection)| on.then_some(protection))
             .collect(),
-            Self::PivotRoot | Self::LauncherRoot | Self::AttachBase => vec![P::MountNamespace],
+            Self::PivotRoot | Self::LauncherRoot | Self::AttachBase | Self::Proc => {
+                vec![P::MountNamespace]
+            }
             Self::Hostname(_) => vec![P::UtsNamespace],
             Self::DieWithLauncher | Self::DieWithInit => vec![P::PidNamespace],
             Self::EmptyBoundingSet | Self::DropCapabilities => vec![P::NoCapabilities],
@@ -171,7 +179,12 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LauncherUserNamespace => f.write_str("make the launcher's user namespace")?,
+            Self::LauncherUserNamespace { subordinate } => {
+                f.write_str("make the launcher's user namespace")?;
+                if let Some((start, count)) = subordinate {
+                    write!(f, " with {count} subordinate ids from {start}")?;
+                }
+            }
             Self::LauncherRoot => f.write_str("make the launcher's own root")?,
             Self::BindReadOnly(path) => write!(f, "show {} read-only", path.display())?,
             Self::CopySymlink(path) => write!(f, "reproduce the link {}", path.display())?,
@@ -220,7 +233,8 @@ impl fmt::Display for Step {
             Self::LandlockRules { .. } => f.write_str("prepare the Landlock rules")?,
             Self::Session => f.write_str("start a session")?,
             Self::OutOfMemoryFirst => f.write_str("be the first to go when memory is short")?,
-            Self::ResourceLimits(_) => f.write_str("set resource limits")?,
+            Self::ResourceLimits(limits) => write!(f, "set resource limits: {limits}")?,
+            Self::SizeMemoryDirectories => f.write_str("size the directories in memory")?,
             Self::DropCapabilities => f.write_str("drop all capabilities")?,
             Self::NoNewPrivileges => f.write_str("renounce new privileges")?,
             Self::EnterLandlock => f.write_str("enter the Landlock domain")?,

@@ -172,6 +172,7 @@ impl Runner {
             environment_variables: command.environment,
             working_directory: command.working_directory,
             timeout: command.timeout.map(proto::messages::duration),
+            limits: HashMap::new(),
             overlay: command.overlay,
         };
         let mut client =

@@ -1,5 +1,6 @@
 //! Starting runners, and calling them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
@@ -296,6 +297,7 @@ pub fn with_timeout(request: RunRequest, timeout: Duration) -> runner_extension:
         server_logs_directory: request.server_logs_directory,
         timeout: Some(proto::messages::duration(timeout)),
         overlay: None,
+        limits: HashMap::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::report::{Report, StepFailure};
 use crate::sandbox::{Running, Sandbox, State};
 use crate::split::Error;
 use crate::step::{Phase, Step};
-use crate::{limits, sys};
+use crate::{rlimits, sys};
 
 impl Launcher<'_> {
     /// Takes a report; when it says that all but init is dead and reaped, the
@@ -60,7 +60,7 @@ impl Launcher<'_> {
                 failure: self.failure(&step, &running),
             },
             // Init's own use is in it, since it could not say what it was.
-            (_, Some(end)) => running.done(end, limits::usage(&usage)),
+            (_, Some(end)) => running.done(end, rlimits::usage(&usage)),
             (_, None) => Reply::Failed {
                 id,
                 failure: Failure {

@@ -10,11 +10,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{Launcher, MOST_REPLIES, Next, failed};
 use crate::client::{Datagram, receive_datagram};
 use crate::helper::Helper;
-use crate::limits::{MOST_RECLAIMS, MOST_RUNS};
 use crate::message::{Done, End, Reply, Request, Usage};
 use crate::order::{Directions, Order};
 use crate::paths::{self, Relative};
 use crate::rejection::{Rejection, text};
+use crate::rlimits::{MOST_RECLAIMS, MOST_RUNS};
 use crate::sandbox::State;
 use crate::split::Error;
 
@@ -86,7 +86,8 @@ impl Launcher<'_> {
         if self.runs().count() >= MOST_RUNS {
             return Err(busy(Errno::EAGAIN));
         }
-        let order = Order::new(id, length, memory.ok_or_else(|| busy(Errno::EBADF))?)?;
+        let memory = memory.ok_or_else(|| busy(Errno::EBADF))?;
+        let order = Order::new(id, length, memory, &self.shared.plan)?;
         let taken = self.runs().find_map(|(other, directions)| {
             if other == id {
                 Some("the id is in use")

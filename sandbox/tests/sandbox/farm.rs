@@ -14,7 +14,10 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 const RANGE: u32 = 16;
 
-/// The group of the ordinary user.
+/// The ordinary user with subordinate ids.
+const USER: u32 = 64_322;
+
+/// The group of ordinary users.
 const GROUP: u32 = 64_100;
 
 /// Who runs the launcher, and at which host uids commands run.
@@ -22,6 +25,8 @@ const GROUP: u32 = 64_100;
 pub enum Mode {
     /// Root, with a range of host uids.
     Range,
+    /// An ordinary user that root made one with subordinate ids.
+    Subordinate,
     /// An ordinary user: this uid, with a group of another number, taken by root,
     /// or one's own.
     Same(Option<u32>),
@@ -32,6 +37,30 @@ impl Mode {
         match Self::root(test) {
             Some(root) => vec![root, Self::Same(Some(64_321))],
             None => vec![Self::Same(None)],
+        }
+    }
+
+    /// Installs the programs that map subordinate ids if it may.
+    pub fn subordinate(test: &str) -> Option<Self> {
+        Self::root(test)?;
+        let there = || Path::new("/usr/bin/newuidmap").exists();
+        if !there() && std::env::var_os("HAYLOFT_INSTALL").is_some() {
+            let status = Command::new("apt-get")
+                .args([
+                    "-o",
+                    "DPkg::Lock::Timeout=300",
+                    "install",
+                    "--yes",
+                    "uidmap",
+                ])
+                .status();
+            assert!(status.unwrap().success());
+        }
+        if there() {
+            Some(Self::Subordinate)
+        } else {
+            println!("SKIP {test}: newuidmap is not installed");
+            None
         }
     }
 
@@ -52,6 +81,8 @@ pub struct Farm {
     first: u32,
     mode: Mode,
     next: u64,
+    /// What users there are, as a user with subordinate ids sees it.
+    users: Option<PathBuf>,
     /// Number of the build directory to use next, and whether it is prepared.
     build: u32,
     prepared: bool,
@@ -123,12 +154,23 @@ impl Farm {
         ));
         copy_program(&self::program(), &program);
         let first = 1_000_000 + (std::process::id() % 10_000) * 10_000 + number * RANGE;
-        let mut words = through.iter().map(Path::new).chain([program.as_path()]);
+        let users = (mode == Mode::Subordinate).then(|| Users::make(&directory, first));
+        let with_users: Option<Vec<String>> = users.as_deref().map(Users::command);
+        let mut words = with_users
+            .iter()
+            .flatten()
+            .map(Path::new)
+            .chain(through.iter().map(Path::new))
+            .chain([program.as_path()]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg(&directory).args(options);
         match mode {
             Mode::Range => {
                 command.arg(format!("ids={first}:{RANGE}"));
+            }
+            Mode::Subordinate => {
+                command.arg(format!("ids={first}:{RANGE}"));
+                std::os::unix::fs::chown(&directory, Some(USER), Some(GROUP)).unwrap();
             }
             Mode::Same(uid) => {
                 command.arg("ids=same");
@@ -148,6 +190,7 @@ impl Farm {
             directory,
             first,
             mode,
+            users,
             next: 1,
             build: 0,
             prepared: false,
@@ -162,13 +205,13 @@ impl Farm {
     }
 
     pub fn is_range(&self) -> bool {
-        self.mode == Mode::Range
+        matches!(self.mode, Mode::Range | Mode::Subordinate)
     }
 
     /// Whether commands run at this host uid.
     pub fn owns(&self, uid: u32) -> bool {
         match self.mode {
-            Mode::Range => (self.first..self.first + RANGE).contains(&uid),
+            Mode::Range | Mode::Subordinate => (self.first..self.first + RANGE).contains(&uid),
             Mode::Same(Some(own)) => uid == own,
             Mode::Same(None) => uid == nix::unistd::geteuid().as_raw(),
         }
@@ -195,9 +238,12 @@ impl Farm {
     }
 
     fn give(&self, path: &Path) {
-        if let Mode::Same(Some(uid)) = self.mode {
-            std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
-        }
+        let owner = match self.mode {
+            Mode::Same(Some(uid)) => uid,
+            Mode::Subordinate => USER,
+            Mode::Same(None) | Mode::Range => return,
+        };
+        std::os::unix::fs::lchown(path, Some(owner), Some(owner)).unwrap();
     }
 
     /// Fills the input root that all following runs use.
@@ -427,6 +473,38 @@ impl Drop for Farm {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.directory);
+        if let Some(users) = &self.users {
+            let _ = std::fs::remove_dir_all(users);
+        }
+    }
+}
+
+/// A user with subordinate ids, who exists for one process and its children only:
+/// files are mounted over those in `/etc` that name users.
+struct Users;
+
+impl Users {
+    fn make(beside: &Path, first: u32) -> PathBuf {
+        let folder = beside.with_extension("users");
+        std::fs::create_dir(&folder).unwrap();
+        let ids = format!("{USER}:{first}:{RANGE}\n");
+        let passwd = format!("root:x:0:0::/:/bin/sh\ntester:x:{USER}:{GROUP}::/:/bin/sh\n");
+        for (name, text) in [("passwd", &passwd), ("subuid", &ids), ("subgid", &ids)] {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+        folder
+    }
+
+    /// What starts a program as that user.
+    fn command(folder: &Path) -> Vec<String> {
+        let script = format!(
+            "cd {} && for file in *; do mount --bind $file /etc/$file || exit; done && cd / && \
+             exec setpriv --reuid={USER} --regid={GROUP} --clear-groups \"$0\" \"$@\"",
+            folder.display()
+        );
+        ["unshare", "--mount", "sh", "-c", &script]
+            .map(ToOwned::to_owned)
+            .to_vec()
     }
 }
 

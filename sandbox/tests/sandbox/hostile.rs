@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use sandbox::{End, FailureKind, Reply};
+use sandbox::{End, FailureKind, Limit, Reply};
 
 use super::in_each_mode;
-use crate::farm::{self, Farm, Mode, shell};
+use crate::farm::{self, Farm, Mode, request, shell};
 
 #[test]
 fn a_working_directory_leads_nowhere_else() {
@@ -38,7 +38,14 @@ fn the_reaper_has_no_limits_set_by_commands() {
 #[test]
 fn memory_and_processes_are_bounded() {
     for mode in Mode::available("memory_and_processes_are_bounded") {
-        let mut farm = Farm::start(mode, &["tmpfs=1048576", "processes=20"]);
+        let mut farm = Farm::start(
+            mode,
+            &[
+                "tmpfs_size_bytes=1048576",
+                "shm_size_bytes=1048576",
+                "processes=20",
+            ],
+        );
         for place in ["/dev/shm", "/var/tmp"] {
             let fill = format!("head -c 2000000 /dev/zero > {place}/f");
             assert_eq!(farm.end(shell(&fill)), End::Exited(1), "{place}");
@@ -68,6 +75,25 @@ fn memory_and_processes_are_bounded() {
         // Its reaper goes last.
         let adjusted = farm.output(shell("cat /proc/1/oom_score_adj"));
         assert_ne!(adjusted, "1000\n");
+        farm.stop();
+    }
+}
+
+#[test]
+fn a_request_moves_limits_within_bounds() {
+    for mode in Mode::available("a_request_moves_limits_within_bounds") {
+        let mut farm = Farm::start(mode, &["shm_size_bytes=2000000", "processes=30"]);
+        let mut run = shell("head -c 1000000 /dev/zero > /dev/shm/f");
+        assert_eq!(farm.end(run.clone()), End::Exited(0));
+        run.limits[Limit::Shm] = Some(500_000);
+        assert_eq!(farm.end(run.clone()), End::Exited(1));
+        run.limits[Limit::Shm] = Some(2_000_001);
+        let failure = farm.failure(run);
+        assert_eq!(failure.kind, FailureKind::Request);
+        assert!(failure.detail.starts_with("shm_size_bytes"), "{failure}");
+        let mut run = request(&["bash", "-c", "ulimit -u"]);
+        run.limits[Limit::Processes] = Some(20);
+        assert_eq!(farm.output(run).trim_end(), "20");
         farm.stop();
     }
 }

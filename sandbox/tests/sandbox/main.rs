@@ -8,6 +8,7 @@
 mod farm;
 mod hostile;
 mod overlay;
+mod subordinate;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
