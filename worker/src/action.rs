@@ -24,6 +24,7 @@ use crate::result::{Moment, Report, browser_link};
 use crate::root::{self, Plan};
 use crate::runner::Command;
 use crate::session::Session;
+use crate::space::Space;
 
 /// Output directories that are planned sooner than handed to another thread.
 const SHORT: usize = 256;
@@ -101,6 +102,7 @@ pub(crate) struct Services {
     pub(crate) directories: Directories,
     pub(crate) commands: Memory<(Tenant, Digest), rev2::Command>,
     pub(crate) builds: Arc<BuildDirectories>,
+    pub(crate) space: Space,
     /// Bounds the uploads under way.
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) maximum_output_entries: usize,

@@ -48,6 +48,13 @@ pub struct Config {
     /// 0: all share.
     #[serde(default)]
     pub cache_tenant_components: usize,
+    /// What must be free on the disks of build directory and cache for a slot to ask
+    /// for work, in bytes; the cache makes room first. 256 MiB.
+    #[serde(default = "default_free_space")]
+    pub minimum_free_space_bytes: u64,
+    /// And in inodes. 10,000.
+    #[serde(default = "default_free_inodes")]
+    pub minimum_free_inodes: u64,
     /// Directory messages kept in memory, in bytes of memory. 128 MiB.
     #[serde(default = "default_memory")]
     pub maximum_memory_cached_directories_size_bytes: u64,
@@ -131,6 +138,14 @@ fn default_cache_size() -> u64 {
 
 fn default_cache_files() -> u64 {
     1_000_000
+}
+
+fn default_free_space() -> u64 {
+    256 << 20
+}
+
+fn default_free_inodes() -> u64 {
+    10_000
 }
 
 fn default_memory() -> u64 {

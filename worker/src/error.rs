@@ -7,9 +7,18 @@ use proto::instance_name::InstanceNameError;
 use proto::path::PathError;
 use tonic::{Code, Status};
 
-/// How many missing blobs a status lists: more would make a message that peers do
-/// not take. The client hears of the others when it has uploaded these.
-const MAXIMUM_MISSING: usize = 10_000;
+/// What the list of missing blobs in a status may take, in bytes: gRPC clients
+/// take messages of 4 MiB. It is enough for 30,000 blobs; the client hears of the
+/// others when it has uploaded these.
+const MAXIMUM_MISSING: usize = 3 << 20;
+
+/// How many of these blobs a status lists.
+fn listed(blobs: &[Digest]) -> usize {
+    // "MISSING", "blobs/HASH/SIZE" with up to 19 digits, and what frames them.
+    let taken = |digest: &Digest| 2 * digest.hash_bytes().len() + 41;
+    let most = blobs.iter().map(taken).max().unwrap_or(1);
+    MAXIMUM_MISSING / most
+}
 
 /// A failure of an action or of the worker itself.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +116,18 @@ pub enum Error {
     /// The action's message lacks something or contradicts itself.
     #[error("{0}")]
     Malformed(&'static str),
+    /// A disk has too little room for actions.
+    #[error("{path} has {free} {what} free, less than the {needed} that are to be free")]
+    NoRoom {
+        /// A directory on it.
+        path: String,
+        /// Of what there is too little: bytes or inodes.
+        what: &'static str,
+        /// How many are free.
+        free: u64,
+        /// How many are to be.
+        needed: u64,
+    },
     /// An output cannot be reported.
     #[error("output {path:?}: {reason}")]
     Output {
@@ -179,7 +200,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let code = match &error {
             Error::Missing { what, blobs } => {
-                return match blobs.get(..MAXIMUM_MISSING) {
+                return match blobs.get(..listed(blobs)) {
                     Some(first) if first.len() < blobs.len() => {
                         let what = format!("{what} (the first of {})", blobs.len());
                         proto::status::missing_blobs(&what, first)
@@ -223,6 +244,7 @@ impl From<Error> for Status {
             // REv2, ActionResult.output_files and output_directories.
             Error::OutputKind { .. } => Code::FailedPrecondition,
             Error::Limit { .. }
+            | Error::NoRoom { .. }
             | Error::File {
                 source: Errno::ENOSPC | Errno::EDQUOT,
                 ..
@@ -254,16 +276,20 @@ mod tests {
     #[test]
     fn no_more_missing_blobs_are_listed_than_peers_take() {
         use tonic_types::StatusExt as _;
-        let digest = Digest::of(proto::DigestFunction::Sha256, b"x");
-        for (count, listed) in [(2, 2), (10_000, 10_000), (10_001, 10_000)] {
+        let largest = i64::MAX.unsigned_abs();
+        let hash = "f".repeat(64);
+        let digest = Digest::new(proto::DigestFunction::Sha256, &hash, largest).unwrap();
+        for (count, all) in [(2, true), (10_001, true), (29_000, true), (100_000, false)] {
             let status = Status::from(Error::Missing {
                 what: "input file",
                 blobs: vec![digest; count],
             });
+            assert!(status.details().len() <= MAXIMUM_MISSING + 1024);
             let details = status.get_details_precondition_failure().unwrap();
-            assert_eq!(details.violations.len(), listed);
-            let told = status.message().contains("the first of 10001");
-            assert_eq!(told, count > listed, "{}", status.message());
+            assert_eq!(details.violations.len() == count, all, "{count}");
+            assert!(details.violations.len() >= count.min(29_000));
+            let told = status.message().contains("the first of 100000");
+            assert_eq!(told, !all, "{}", status.message());
         }
     }
 

@@ -5,7 +5,8 @@
 //! stages are: `directories` and `cache` bring the inputs here, `root` makes a
 //! tree of them in a `build_directory`, `runner` has the command run, `outputs`
 //! collects and uploads what it left, `result` says how it went. `seal` finds out
-//! whether a runner's actions may be given hardlinks of cached files; `clean`
+//! whether a runner's actions may be given hardlinks of cached files; `space`
+//! says whether there is room for actions, `clean`
 //! removes what they leave, and `spare` keeps what can be used again. `batches`
 //! cuts transfers from and to the storage into requests, and `downloads` bounds
 //! what comes of all slots together.
@@ -35,6 +36,7 @@ mod scheduler;
 mod seal;
 mod session;
 mod slot;
+mod space;
 mod spare;
 #[cfg(test)]
 mod testing;

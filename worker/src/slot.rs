@@ -99,7 +99,7 @@ impl Slot {
             // A result is delivered at once, but with no wish for more work while
             // the runner's health is in doubt.
             let result = matches!(state, State::Completed(..));
-            let busy = result && (doubtful || !self.sessions.is_present());
+            let busy = result && (doubtful || !self.sessions.is_present() || self.room().is_err());
             if !stopping && !result {
                 let ready = tokio::select! {
                     ready = self.ready(doubtful) => ready,
@@ -109,7 +109,7 @@ impl Slot {
                     Ok(()) => doubtful = false,
                     Err(error) => {
                         let pause = retries.pause();
-                        tracing::warn!(%error, ?pause, "runner is not ready");
+                        tracing::warn!(%error, ?pause, "not ready for work");
                         let _ = timeout(pause, shutdown.cancelled()).await;
                         continue;
                     }
@@ -184,8 +184,14 @@ impl Slot {
         }
     }
 
+    /// Whether there is room for another action on the disk.
+    fn room(&self) -> Result<(), Error> {
+        self.executor.services.space.check()
+    }
+
     /// Whether actions can run. After a failure the runner is asked itself.
     async fn ready(&self, ask: bool) -> Result<(), Error> {
+        self.room()?;
         let session = self.sessions.get().await?;
         if ask {
             session.runner.check_readiness().await?;

@@ -16,11 +16,13 @@ use crate::cache::{FileCache, Limits};
 use crate::config::Config;
 use crate::directories::Directories;
 use crate::downloads::Downloads;
+use crate::files;
 use crate::memory::Memory;
 use crate::result::worker_name;
 use crate::scheduler::Scheduler;
 use crate::session::Sessions;
 use crate::slot::Slot;
+use crate::space::{Room, Space};
 use crate::told::Told;
 
 /// Commands kept in memory, in bytes.
@@ -60,6 +62,9 @@ pub(crate) async fn serve(
     let downloads = Arc::new(Downloads::new(config.input_download_concurrency));
     let (cache, builds) = open(&config, &store, &downloads, count).await?;
     tokio::spawn(FileCache::verify_all(Arc::downgrade(&cache)));
+    cache.register(diagnostics.metrics());
+    let space = space(&config, &cache)?;
+    space.register(diagnostics.metrics());
     let services = Arc::new(Services {
         directories: Directories::new(
             Arc::clone(&store),
@@ -71,6 +76,7 @@ pub(crate) async fn serve(
         cache: Arc::clone(&cache),
         commands: Memory::new(COMMANDS),
         builds: Arc::clone(&builds),
+        space,
         uploads: Arc::new(Semaphore::new(config.output_upload_concurrency)),
         maximum_output_entries: config.maximum_output_entries,
         browser_url: config.browser_url.clone(),
@@ -111,6 +117,18 @@ pub(crate) async fn serve(
     }
     builds.cleaned().await;
     cache.close()
+}
+
+/// What tells whether there is room for actions.
+fn space(config: &Config, cache: &Arc<FileCache>) -> Result<Space, Error> {
+    let shown = config.build_directory_path.display().to_string();
+    let minimum = Room {
+        bytes: config.minimum_free_space_bytes,
+        inodes: config.minimum_free_inodes,
+    };
+    files::open_configured(&config.build_directory_path)
+        .and_then(|build| Space::new(Arc::clone(cache), (shown.clone(), build), minimum))
+        .map_err(Error::file("look at", shown))
 }
 
 /// Opens both directories; the cache after the build directory is emptied, so

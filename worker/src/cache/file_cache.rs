@@ -8,7 +8,6 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
-use prometheus_client::registry::Registry;
 use proto::InstanceName;
 use storage::BlobStore;
 use tokio::sync::Notify;
@@ -16,7 +15,7 @@ use tokio::sync::Notify;
 use super::incoming::{self, copy_into, create};
 use super::index::{Id, Index};
 use super::key::{Key, Tenant};
-use super::metrics::Metrics;
+use super::metrics::{Counters, Held};
 use super::order::ReplacementPolicy;
 use crate::Error;
 use crate::downloads::Downloads;
@@ -52,7 +51,7 @@ pub struct FileCache {
     pub(super) progress: Notify,
     pub(super) store: Arc<dyn BlobStore>,
     pub(super) downloads: Arc<Downloads>,
-    pub(super) metrics: Metrics,
+    pub(super) counters: Counters,
     pub(super) names: AtomicU64,
     /// Who owns cached files.
     owner: u32,
@@ -126,7 +125,7 @@ impl FileCache {
             progress: Notify::new(),
             store,
             downloads,
-            metrics: Metrics::default(),
+            counters: Counters::default(),
             names: AtomicU64::new(0),
             owner: geteuid().as_raw(),
             renewal: Mutex::new(()),
@@ -141,11 +140,6 @@ impl FileCache {
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         lock(&self.index)
-    }
-
-    /// Registers what the cache counts.
-    pub fn register(&self, registry: &mut Registry) {
-        self.metrics.register(registry);
     }
 
     /// Whose the files are that actions of this instance use.
@@ -178,10 +172,10 @@ impl FileCache {
                 }
             }
         }
-        self.metrics.hits.inc_by(hits);
-        self.metrics.hit_bytes.inc_by(bytes);
-        self.metrics.operation("Touch", hits);
-        self.metrics.misses.inc_by(pins.open.len() as u64);
+        self.counters.hits.inc_by(hits);
+        self.counters.hit_bytes.inc_by(bytes);
+        self.counters.operation("Touch", hits);
+        self.counters.misses.inc_by(pins.open.len() as u64);
         pins.ids.shrink_to_fit();
         pins
     }
@@ -229,14 +223,14 @@ impl FileCache {
         let name = key.file_name();
         match unlinkat(&self.directory, name.as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) => {
-                self.metrics.altered.inc();
+                self.counters.altered.inc();
                 tracing::warn!(
                     file = name,
                     "cached file was altered, it will be fetched anew"
                 );
             }
             Err(_) => {
-                self.metrics.vanished.inc();
+                self.counters.vanished.inc();
                 tracing::warn!(file = name, "cached file vanished, it will be fetched anew");
             }
         }
@@ -279,7 +273,7 @@ impl FileCache {
             other => return other,
         }
         tracing::debug!(file, "out of links, continuing with a fresh inode");
-        self.metrics.renewed.inc();
+        self.counters.renewed.inc();
         self.renew(key)?;
         self.link_once(key, &file, directory, name)
     }
@@ -358,33 +352,59 @@ impl FileCache {
         self.incoming.as_fd()
     }
 
-    /// Evicts until the limits hold or everything left is in use. Unlinking
-    /// happens under the lock, so that a file fetched anew cannot be unlinked in
-    /// the place of the one evicted.
+    /// Evicts until the limits hold or everything left is in use.
     pub(super) fn trim(&self, index: &mut Index) {
         while index.bytes() > self.limits.bytes || index.count() > self.limits.files {
-            let Some((key, bytes)) = index.evict() else {
-                break;
-            };
-            let name = key.file_name();
-            match unlinkat(&self.directory, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => tracing::warn!(file = name, %errno, "cannot evict"),
+            if self.evict(index).is_none() {
+                return;
             }
-            self.metrics.evicted.inc();
-            self.metrics.evicted_bytes.inc_by(bytes);
-            self.metrics.operation("Remove", 1);
         }
-        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.files.set(gauge(index.count()));
-        self.metrics.bytes.set(gauge(index.bytes()));
     }
 
-    /// How many files there are, their bytes on disk, and how many are pinned.
+    /// Evicts one file, and says what it occupied. Unlinking happens under the
+    /// lock, so that a file fetched anew cannot be unlinked in the place of the one
+    /// evicted.
+    fn evict(&self, index: &mut Index) -> Option<u64> {
+        let (key, bytes) = index.evict()?;
+        let name = key.file_name();
+        match unlinkat(&self.directory, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => tracing::warn!(file = name, %errno, "cannot evict"),
+        }
+        self.counters.evicted.inc();
+        self.counters.evicted_bytes.inc_by(bytes);
+        self.counters.operation("Remove", 1);
+        Some(bytes)
+    }
+
+    /// Evicts this much more than the limits ask for, as far as it is not in use:
+    /// the disk is short of it.
+    pub(crate) fn give_back(&self, bytes: u64, files: u64) {
+        let (mut freed, mut removed) = (0, 0);
+        while freed < bytes || removed < files {
+            match self.evict(&mut self.index()) {
+                Some(size) => (freed, removed) = (freed + size, removed + 1),
+                None => return,
+            }
+        }
+    }
+
+    /// What the cache holds.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        let index = self.index();
+        Held {
+            files: index.count(),
+            bytes: index.bytes(),
+            pinned: index.pinned(),
+        }
+    }
+
+    /// [`Self::held`] as files, bytes, pinned.
     #[cfg(test)]
     pub(super) fn usage(&self) -> (u64, u64, u64) {
-        let index = self.index();
-        (index.count(), index.bytes(), index.pinned())
+        let held = self.held();
+        (held.files, held.bytes, held.pinned)
     }
 }
 

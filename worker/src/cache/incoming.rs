@@ -72,9 +72,9 @@ impl Incoming<'_> {
         index.publish(id, bytes);
         cache.trim(&mut index);
         drop(index);
-        cache.metrics.fetched.inc();
-        cache.metrics.fetched_bytes.inc_by(key.digest.size());
-        cache.metrics.operation("Insert", 1);
+        cache.counters.fetched.inc();
+        cache.counters.fetched_bytes.inc_by(key.digest.size());
+        cache.counters.operation("Insert", 1);
         Ok(())
     }
 

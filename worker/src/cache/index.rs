@@ -68,6 +68,7 @@ pub(super) struct Index {
     order: Order,
     bytes: u64,
     count: u64,
+    pinned: u64,
     works: Work,
 }
 
@@ -81,6 +82,7 @@ impl Index {
             order: Order::new(policy),
             bytes: 0,
             count: 0,
+            pinned: 0,
             works: NO_WORK,
         }
     }
@@ -153,6 +155,7 @@ impl Index {
         entry.pins += 1;
         let (first, present) = (entry.pins == 1, entry.content == Content::Present);
         if first {
+            self.pinned += 1;
             self.order.used(id);
         }
         (id, present)
@@ -160,7 +163,11 @@ impl Index {
 
     /// Takes one pin away.
     pub(super) fn unpin(&mut self, id: Id) {
-        self.entry(id).pins -= 1;
+        let entry = self.entry(id);
+        entry.pins -= 1;
+        if entry.pins == 0 {
+            self.pinned -= 1;
+        }
         self.settle(id);
     }
 
@@ -314,6 +321,7 @@ impl Index {
                 entry.pins += 1;
                 let first = entry.pins == 1;
                 if first {
+                    self.pinned += 1;
                     self.order.used(id);
                 }
                 return Some(id);
@@ -333,9 +341,8 @@ impl Index {
     }
 
     /// How many entries have pins.
-    #[cfg(test)]
     pub(super) fn pinned(&self) -> u64 {
-        self.entries.iter().filter(|entry| entry.pins > 0).count() as u64
+        self.pinned
     }
 
     /// The verified files, those that leave next first, those in use last.

@@ -24,6 +24,7 @@ mod verify;
 
 pub use file_cache::{FileCache, Limits, LinkError, Pins};
 pub use key::{Key, Tenant};
+pub use metrics::Held;
 pub use order::ReplacementPolicy;
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl FileCache {
         }
         let name = key.file_name();
         tracing::warn!(file = name, "cached file was damaged, it is fetched anew");
-        self.metrics.altered.inc();
+        self.counters.altered.inc();
         let _ = unlinkat(&self.directory, name.as_str(), UnlinkatFlags::NoRemoveDir);
         index.spoilt(id);
         false

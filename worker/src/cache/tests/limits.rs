@@ -96,10 +96,9 @@ async fn counters_say_what_happened() {
     drop(fixture.acquire(&keys[..1]).await.unwrap());
     drop(fixture.acquire(&keys[..1]).await.unwrap());
     drop(fixture.acquire(&keys[1..]).await.unwrap());
-    let mut registry = prometheus_client::registry::Registry::default();
-    fixture.cache.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let metrics = daemon::Metrics::default();
+    fixture.cache.register(&metrics);
+    let text = metrics.to_text();
     for line in [
         "hayloft_worker_file_cache_hits_total 1",
         "hayloft_worker_file_cache_hit_bytes_total 10",
@@ -107,8 +106,8 @@ async fn counters_say_what_happened() {
         "hayloft_worker_file_cache_fetched_total 2",
         "hayloft_worker_file_cache_fetched_bytes_total 30",
         "hayloft_worker_file_cache_evicted_total 1",
-        "hayloft_worker_file_cache_files 1",
-        "hayloft_worker_file_cache_size_bytes 4096",
+        "hayloft_worker_file_cache_files 1.0",
+        "hayloft_worker_file_cache_bytes 4096.0",
         "buildbarn_eviction_set_operations_total{name=\"HardlinkingFileFetcher\",operation=\"Remove\"} 1",
     ] {
         assert!(

@@ -136,8 +136,8 @@ async fn a_file_that_was_altered_is_fetched_anew() {
     // Who comes later with the same complaint finds it repaired.
     drop(repair().await.unwrap());
     assert_eq!(fixture.storage.reads.load(Ordering::SeqCst), 2);
-    assert_eq!(fixture.cache.metrics.altered.get(), 1);
-    assert_eq!(fixture.cache.metrics.vanished.get(), 0);
+    assert_eq!(fixture.cache.counters.altered.get(), 1);
+    assert_eq!(fixture.cache.counters.vanished.get(), 0);
     drop((pins, more));
     assert_eq!((fixture.cache.usage().0, fixture.cache.usage().2), (1, 0));
 }

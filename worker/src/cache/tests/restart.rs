@@ -105,7 +105,7 @@ async fn what_is_hashed_in_the_background_is_used_at_once() {
     assert_eq!(std::fs::read(&bad).unwrap(), [7; 1000]);
     assert_eq!(fixture.cache.index().verified().len(), 20);
     assert_eq!(fixture.storage.reads.load(Ordering::SeqCst), 21);
-    assert_eq!(fixture.cache.metrics.altered.get(), 1);
+    assert_eq!(fixture.cache.counters.altered.get(), 1);
     drop(pins.unwrap());
     assert_eq!((fixture.cache.usage().0, fixture.cache.usage().2), (20, 0));
 }

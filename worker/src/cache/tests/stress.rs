@@ -325,7 +325,7 @@ async fn a_kill_at_any_point_leaves_only_good_files() {
         let hashing = FileCache::verify_all(Arc::downgrade(&cache));
         let (pins, ()) = tokio::join!(cache.acquire(&instance, keys), hashing);
         drop(pins.unwrap());
-        assert_eq!(cache.metrics.altered.get(), 0);
+        assert_eq!(cache.counters.altered.get(), 0);
         assert_eq!(on_disk(&folder.path().join("cache")).0, cache.usage().0);
         assert_eq!(cache.usage().2, 0);
         survived += files;
