@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-const PROTOCOLS: [&str; 8] = [
+const PROTOCOLS: [&str; 10] = [
     "buildbarn/buildqueuestate.proto",
     "buildbarn/cas.proto",
+    "buildbarn/completedactionlogger.proto",
     "buildbarn/remoteworker.proto",
     "buildbarn/resourceusage.proto",
     "buildbarn/runner.proto",
+    "hayloft/action.proto",
     "hayloft/runner.proto",
     "hayloft/scheduler.proto",
     "hayloft/worker.proto",

@@ -36,6 +36,12 @@ generated!(
     /// What Buildbarn keeps in the CAS (`buildbarn.cas`).
     cas, "buildbarn.cas");
 generated!(
+    /// Worker to whoever collects statistics (`buildbarn.completedactionlogger`).
+    completedactionlogger, "buildbarn.completedactionlogger");
+generated!(
+    /// What Hayloft's worker says and hears of an action (`hayloft.action.v1`).
+    action, "hayloft.action.v1");
+generated!(
     /// Worker to Hayloft's own runner (`hayloft.runner.v1`).
     runner_extension, "hayloft.runner.v1");
 generated!(

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message;
 use proto::wire::protobuf::{Any, Timestamp};
 use proto::wire::remoteworker::desired_state;
 use proto::wire::rev2::{self, ExecuteResponse};
@@ -15,19 +13,19 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::Error;
 use crate::build_directory::{BuildDirectories, BuildDirectory};
-use crate::cache::{FileCache, Pins, Tenant};
-use crate::directories::{Directories, Tree, check_size};
+use crate::cache::{FileCache, Tenant};
+use crate::cost::Prices;
+use crate::directories::Directories;
 use crate::files;
+use crate::health::Health;
 use crate::memory::Memory;
 use crate::outputs::{self, Collected, Declared, upload};
+use crate::prepare::Prepared;
 use crate::result::{Moment, Report, browser_link};
-use crate::root::{self, Plan};
+use crate::root::{self, Materialise};
 use crate::runner::Command;
 use crate::session::Session;
 use crate::space::Space;
-
-/// Output directories that are planned sooner than handed to another thread.
-const SHORT: usize = 256;
 
 /// Where an action is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +43,8 @@ pub(crate) struct Task {
     pub(crate) instance: InstanceName,
     pub(crate) queued: Option<Timestamp>,
     pub(crate) auxiliary_metadata: Vec<Any>,
-    command: Digest,
-    input_root: Digest,
+    pub(crate) command: Digest,
+    pub(crate) input_root: Digest,
     timeout: Option<Duration>,
     do_not_cache: bool,
 }
@@ -105,16 +103,10 @@ pub(crate) struct Services {
     pub(crate) space: Space,
     /// Bounds the uploads under way.
     pub(crate) uploads: Arc<Semaphore>,
-    pub(crate) maximum_output_entries: usize,
+    pub(crate) output_limits: outputs::Limits,
+    /// Whether Directory messages are stored whatever the client says.
+    pub(crate) force_directories: bool,
     pub(crate) browser_url: Option<String>,
-}
-
-/// What the inputs of an action were turned into.
-struct Prepared {
-    command: Arc<rev2::Command>,
-    declared: Arc<Declared>,
-    plan: Arc<Plan>,
-    pins: Pins,
 }
 
 /// Executes actions for one slot.
@@ -124,6 +116,8 @@ pub(crate) struct Executor {
     pub(crate) worker: String,
     /// Variables that every command gets; the Command's own win.
     pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) prices: Prices,
+    pub(crate) health: Health,
 }
 
 impl Executor {
@@ -143,7 +137,10 @@ impl Executor {
         if let Err(error) = self.stages(task, session, stage, &mut report).await {
             report.fail(error);
         }
-        report.complete();
+        if let Err(error) = self.health.judge(report.output_files()) {
+            report.fail(error);
+        }
+        report.complete(&self.prices);
         self.record(task, &mut report).await;
         report.response()
     }
@@ -157,14 +154,14 @@ impl Executor {
     ) -> Result<(), Error> {
         stage.send_replace(Stage::FetchingInputs);
         report.at(Moment::InputFetchStart);
-        let prepared = self.prepare(task).await?;
+        let prepared = self.services.prepare(task).await?;
         let command = self.command(task, &prepared)?;
         // Equal actions get equal paths, where their results are shared.
         let named = (!task.do_not_cache).then_some(&task.digest);
         let runner = Arc::clone(&session.runner);
         let again = session.uses_directories_again();
         let build = self.services.builds.make(named, runner, again).await?;
-        let _repaired = root::build(
+        let repaired = root::build(
             &self.services.cache,
             &task.instance,
             Arc::clone(&prepared.plan),
@@ -172,6 +169,14 @@ impl Executor {
             session.inputs,
         )
         .await?;
+        for pins in std::iter::once(&prepared.pins).chain(&repaired) {
+            report.facts.blobs_fetched += pins.fetched().blobs;
+            report.facts.bytes_fetched += pins.fetched().bytes;
+        }
+        match session.inputs {
+            Materialise::Hardlink => report.facts.files_linked = prepared.plan.files(),
+            Materialise::Copy => report.facts.files_copied = prepared.plan.files(),
+        }
         report.at(Moment::InputFetchCompleted);
 
         stage.send_replace(Stage::Running);
@@ -202,154 +207,8 @@ impl Executor {
             report.fail(error);
         }
         report.at(Moment::OutputUploadCompleted);
-        drop(prepared.pins);
+        drop((prepared.pins, repaired));
         Ok(())
-    }
-
-    /// Reads the action's messages, and sees to it that all its input files are
-    /// in the cache.
-    async fn prepare(&self, task: &Task) -> Result<Prepared, Error> {
-        let services = &*self.services;
-        let instance = &task.instance;
-        let tenant = services.cache.tenant(instance);
-        let command = self.messages(tenant, task).await?;
-        let directories = &services.directories;
-        let tree = directories.load(tenant, instance, task.input_root).await?;
-        let command = match command {
-            Some(command) if tree.missing.is_empty() => command,
-            other => return Err(self.missing(task, other.is_none(), tree).await?),
-        };
-        let declared = Declared::new(&command)?;
-        let needed = declared.needed_directories();
-        let short = tree.is_small() && needed.len() <= SHORT;
-        let cache = Arc::clone(&services.cache);
-        let planning = files::blocking(short, move || {
-            let plan = Plan::new(&tree, &needed)?;
-            let pins = cache.pin(plan.keys(tenant));
-            Ok::<_, Error>((plan, pins))
-        });
-        let (plan, mut pins) = planning.await??;
-        services.cache.complete(instance, &mut pins).await?;
-        Ok(Prepared {
-            command,
-            declared: Arc::new(declared),
-            plan: Arc::new(plan),
-            pins,
-        })
-    }
-
-    /// The command, and the root's directory into memory, in one call or none.
-    /// None where the storage has no such command.
-    ///
-    /// # Errors
-    /// One is too large, which is found out before it is read, or malformed; the
-    /// storage fails.
-    async fn messages(
-        &self,
-        tenant: Tenant,
-        task: &Task,
-    ) -> Result<Option<Arc<rev2::Command>>, Error> {
-        let services = &*self.services;
-        let what = "fetching the command and the input root";
-        let mut command = services.commands.get(&(tenant, task.command));
-        let mut wanted = Vec::new();
-        if command.is_none() {
-            check_size("command", task.command)?;
-            wanted.push(task.command);
-        }
-        if services
-            .directories
-            .cached(tenant, &task.input_root)
-            .is_none()
-        {
-            check_size("input directory", task.input_root)?;
-            wanted.push(task.input_root);
-        }
-        if wanted.is_empty() {
-            return Ok(command);
-        }
-        let results = services
-            .store
-            .read_batch(&task.instance, &wanted)
-            .await
-            .map_err(Error::storage(what))?;
-        // The empty Directory and the empty Command have the same digest.
-        for (digest, result) in wanted.into_iter().zip(results) {
-            let bytes = match result {
-                Ok(bytes) => bytes,
-                // Found missing once more, and counted, when the tree is loaded.
-                Err(storage::Error::NotFound(_)) => continue,
-                Err(error) => return Err(Error::storage(what)(error)),
-            };
-            if digest == task.input_root {
-                services.directories.insert(tenant, digest, &bytes)?;
-            }
-            if digest == task.command && command.is_none() {
-                command = Some(self.read_command(tenant, digest, &bytes)?);
-            }
-        }
-        Ok(command)
-    }
-
-    fn read_command(
-        &self,
-        tenant: Tenant,
-        digest: Digest,
-        bytes: &Bytes,
-    ) -> Result<Arc<rev2::Command>, Error> {
-        let actual = Digest::of(digest.function(), bytes);
-        if actual != digest {
-            return Err(Error::storage("fetching the command")(
-                storage::Error::Corrupt {
-                    expected: digest,
-                    actual,
-                },
-            ));
-        }
-        let command = rev2::Command::decode(bytes.as_ref()).map_err(|source| Error::Decode {
-            what: "command",
-            digest,
-            source,
-        })?;
-        let command = Arc::new(command);
-        // Strings cost more apart than encoded together.
-        let weight = 512 + 4 * digest.size();
-        self.services
-            .commands
-            .put((tenant, digest), Arc::clone(&command), weight);
-        Ok(command)
-    }
-
-    /// Everything that is missing of an action some of whose messages are: the
-    /// client uploads what the error lists and tries again, so it had better be
-    /// all. What lies below a missing directory nobody can know.
-    async fn missing(&self, task: &Task, command: bool, tree: Tree) -> Result<Error, Error> {
-        let mut files: Vec<Digest> = tree
-            .directories
-            .values()
-            .flat_map(|directory| directory.files.iter().map(|file| file.digest))
-            .collect();
-        files.sort_unstable();
-        files.dedup();
-        let mut blobs = tree.missing;
-        if command {
-            blobs.push(task.command);
-        }
-        if !files.is_empty() {
-            let missing = self
-                .services
-                .store
-                .find_missing(&task.instance, &files)
-                .await
-                .map_err(Error::storage("finding missing input files"))?;
-            blobs.extend(missing);
-        }
-        blobs.sort_unstable();
-        blobs.dedup();
-        Ok(Error::Missing {
-            what: "input of the action",
-            blobs,
-        })
     }
 
     fn command(&self, task: &Task, prepared: &Prepared) -> Result<Command, Error> {
@@ -382,19 +241,19 @@ impl Executor {
     ) -> Result<(), Error> {
         let mut collected = self.collect(task, session, build, declared).await?;
         let error = collected.error.take();
+        report.left_out(&collected);
         let function = task.digest.function();
         let outputs = Arc::clone(declared);
-        let (mut result, mut logs) = (report.result.clone(), HashMap::new());
         let reporting = files::blocking(!collected.has_directories(), move || {
-            let blobs = upload::report(collected, &outputs, function, &mut result, &mut logs)?;
-            Ok::<_, Error>((result, logs, blobs))
+            outputs::report::report(collected, &outputs, function)
         });
-        let (result, logs, blobs) = reporting.await??;
-        report.result = result;
-        report.response.server_logs = logs;
+        let (fields, blobs) = reporting.await?;
+        report.outputs(fields);
         let services = &self.services;
         let (store, uploads) = (&services.store, &services.uploads);
-        upload::upload(store, &task.instance, uploads, build, blobs).await?;
+        let uploaded = upload::upload(store, &task.instance, uploads, build, blobs).await?;
+        report.facts.blobs_uploaded = uploaded.blobs;
+        report.facts.bytes_uploaded = uploaded.bytes;
         // What can be reported is, and the client hears that it is not all.
         if let Some(error) = error {
             report.fail(error);
@@ -412,10 +271,10 @@ impl Executor {
         declared: &Arc<Declared>,
     ) -> Result<Collected, Error> {
         let function = task.digest.function();
-        let limit = self.services.maximum_output_entries;
-        let collected = outputs::collect(build, declared, function, limit).await?;
+        let limits = self.services.output_limits;
+        let collected = outputs::collect(build, declared, function, limits).await?;
         if collected.denied && session.runner.reclaim(build.name()).await.is_ok() {
-            return outputs::collect(build, declared, function, limit).await;
+            return outputs::collect(build, declared, function, limits).await;
         }
         Ok(collected)
     }
@@ -455,7 +314,7 @@ impl Executor {
         if let Some(browser) = &services.browser_url {
             let sort = if cache { "cached" } else { "uncached" };
             let link = browser_link(browser, &task.instance, kind, digest);
-            report.response.message = format!("Action details ({sort} result): {link}");
+            report.note(format!("Action details ({sort} result): {link}"));
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::runner::Runner;
 use crate::spare::{self, Spares};
 
 const TRASH: &str = "trash";
+/// Named as Buildbarn's.
+const READINESS: &str = "check_readiness";
 
 /// The directory below which all build directories lie.
 pub(crate) struct BuildDirectories {
@@ -43,6 +45,12 @@ pub(crate) struct BuildDirectory {
     runner: Arc<Runner>,
     place: Option<Place>,
     reusable: AtomicBool,
+}
+
+/// A directory that is there while this lives.
+pub(crate) struct Readiness {
+    parent: Arc<BuildDirectories>,
+    name: String,
 }
 
 impl BuildDirectories {
@@ -205,6 +213,22 @@ impl BuildDirectories {
         }
     }
 
+    /// Makes a directory for the runner to look at: one that sees it shares the
+    /// build directory with the worker, and can enter what actions are given.
+    ///
+    /// # Errors
+    /// The disk fails or is full.
+    pub(crate) fn check_readiness(self: &Arc<Self>) -> Result<Readiness, Error> {
+        let readiness = Readiness {
+            parent: Arc::clone(self),
+            name: self.number(),
+        };
+        files::make_directory(&self.root, &readiness.name, 0o777)
+            .and_then(|directory| files::make_directory(directory, READINESS, 0o777))
+            .map_err(Error::file("make", readiness.path()))?;
+        Ok(readiness)
+    }
+
     /// Returns when everything that was dropped is removed, what was kept too.
     pub(crate) async fn cleaned(&self) {
         self.cleaner.idle().await;
@@ -215,6 +239,21 @@ impl BuildDirectories {
         }
         // It is made again at the next start.
         let _ = unlinkat(&self.root, TRASH, UnlinkatFlags::RemoveDir);
+    }
+}
+
+impl Readiness {
+    /// Relative to the build directory.
+    pub(crate) fn path(&self) -> String {
+        format!("{}/{READINESS}", self.name)
+    }
+}
+
+impl Drop for Readiness {
+    fn drop(&mut self) {
+        if let Err(errno) = clean::remove(self.parent.root.as_fd(), &self.name) {
+            tracing::warn!(path = self.name, %errno, "cannot remove");
+        }
     }
 }
 

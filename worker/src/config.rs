@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::cache::ReplacementPolicy;
+use crate::cost::Prices;
 
 /// What a worker is told. Addresses and directories must be given.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -68,6 +69,15 @@ pub struct Config {
     /// 1,000,000.
     #[serde(default = "default_output_entries")]
     pub maximum_output_entries: usize,
+    /// How many bytes all outputs of an action may have, standard output and error
+    /// included. What exceeds it is refused by its size, before any of it is read.
+    /// 64 GiB.
+    #[serde(default = "default_output_size")]
+    pub maximum_output_size_bytes: u64,
+    /// Store the Directory messages of output directories besides their Trees,
+    /// whatever the client asks for.
+    #[serde(default)]
+    pub force_upload_trees_and_directories: bool,
     /// Buildbarn's browser, for links in responses.
     #[serde(default)]
     pub browser_url: Option<String>,
@@ -97,6 +107,19 @@ pub struct RunnerConfig {
     /// Environment variables that every command gets; the command's own win.
     #[serde(default)]
     pub environment_variables: BTreeMap<String, String>,
+    /// How large the slots are among those of their platform, where it has several
+    /// sizes. 0: it has not.
+    #[serde(default)]
+    pub size_class: u32,
+    /// What having a slot costs each second, by kind of expense. Absent: results
+    /// say nothing of it.
+    #[serde(default)]
+    pub costs_per_second: Prices,
+    /// How many actions in a row may report, on one slot, that a test's
+    /// infrastructure failed, before the worker goes out of service. Absent or 0:
+    /// any number.
+    #[serde(default)]
+    pub maximum_consecutive_test_infrastructure_failures: u32,
 }
 
 /// A platform: a list of properties, or REv2's message with such a list.
@@ -129,7 +152,8 @@ impl Default for Platform {
 }
 
 impl Configuration for Config {
-    const FREE_FORM: &'static [&'static str] = &["environment_variables", "worker_id"];
+    const FREE_FORM: &'static [&'static str] =
+        &["costs_per_second", "environment_variables", "worker_id"];
 }
 
 fn default_cache_size() -> u64 {
@@ -160,6 +184,10 @@ fn default_output_entries() -> usize {
     1_000_000
 }
 
+fn default_output_size() -> u64 {
+    64 << 30
+}
+
 fn one() -> usize {
     1
 }
@@ -170,6 +198,7 @@ pub(crate) struct SlotConfig {
     pub(crate) worker_id: BTreeMap<String, String>,
     pub(crate) prefix: InstanceName,
     pub(crate) platform: PlatformKey,
+    pub(crate) size_class: u32,
 }
 
 impl Config {
@@ -199,6 +228,7 @@ impl Config {
             if runner.concurrency == 0 {
                 return refuse("runners.concurrency", "must be positive");
             }
+            runner.costs_per_second.check()?;
             let prefix = InstanceName::new(&runner.instance_name_prefix).map_err(|error| {
                 Error::Configuration {
                     key: "runners.instance_name_prefix",
@@ -212,16 +242,18 @@ impl Config {
                     worker_id: runner.worker_id(thread)?,
                     prefix: prefix.clone(),
                     platform: platform.clone(),
+                    size_class: runner.size_class,
                 };
                 let identity = (
                     slot.prefix.clone(),
                     slot.platform.clone(),
+                    slot.size_class,
                     slot.worker_id.clone(),
                 );
                 if !seen.insert(identity) {
                     return refuse(
                         "runners.worker_id",
-                        "two slots of one platform and prefix have the same",
+                        "two slots of one platform, prefix and size class have the same",
                     );
                 }
                 slots.push(slot);

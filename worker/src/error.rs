@@ -136,6 +136,26 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// An output is neither a file, nor a directory, nor a symbolic link.
+    #[error("output {path:?} is {what}: neither a file, nor a directory, nor a symbolic link")]
+    OutputOther {
+        /// Its path, as the client gave it.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// An output makes all of them larger than the worker allows.
+    #[error(
+        "output {path:?} of {size} bytes: all outputs of an action may have {limit} bytes (maximum_output_size_bytes)"
+    )]
+    OutputSize {
+        /// Its path in the input root.
+        path: String,
+        /// How large it is.
+        size: u64,
+        /// How large all may be.
+        limit: u64,
+    },
     /// An output is not what the client declared it to be.
     #[error("output {path:?} was declared as a {declared} but is a {found}")]
     OutputKind {
@@ -164,6 +184,14 @@ pub enum Error {
         what: &'static str,
         /// How it failed.
         source: storage::Error,
+    },
+    /// Tests say that the machine is broken.
+    #[error(
+        "worker is out of service: {failures} tests in a row reported a failure of their infrastructure"
+    )]
+    TestInfrastructure {
+        /// How many.
+        failures: u32,
     },
     /// The action's own timeout.
     #[error("command did not end within its timeout of {0:?}")]
@@ -240,16 +268,19 @@ impl From<Error> for Status {
             | Error::InstanceName(_)
             | Error::Malformed(_)
             | Error::Output { .. }
+            | Error::OutputOther { .. }
             | Error::Path { .. } => Code::InvalidArgument,
             // REv2, ActionResult.output_files and output_directories.
             Error::OutputKind { .. } => Code::FailedPrecondition,
             Error::Limit { .. }
             | Error::NoRoom { .. }
+            | Error::OutputSize { .. }
             | Error::File {
                 source: Errno::ENOSPC | Errno::EDQUOT,
                 ..
             } => Code::ResourceExhausted,
             Error::Timeout(_) => Code::DeadlineExceeded,
+            Error::TestInfrastructure { .. } => Code::Unavailable,
             Error::Address(_)
             | Error::CacheInUse(_)
             | Error::Configuration { .. }

@@ -2,8 +2,8 @@
 //! its outputs.
 //!
 //! A `slot` asks the scheduler for an action and passes it to `action`, whose
-//! stages are: `directories` and `cache` bring the inputs here, `root` makes a
-//! tree of them in a `build_directory`, `runner` has the command run, `outputs`
+//! stages are: `prepare` has `directories` and `cache` bring the inputs here, `root`
+//! makes a tree of them in a `build_directory`, `runner` has the command run, `outputs`
 //! collects and uploads what it left, `result` says how it went. `seal` finds out
 //! whether a runner's actions may be given hardlinks of cached files; `space`
 //! says whether there is room for actions, `clean`
@@ -22,13 +22,16 @@ mod build_directory;
 pub mod cache;
 mod clean;
 pub mod config;
+mod cost;
 mod directories;
 mod directory;
 pub mod downloads;
 mod error;
 mod files;
+mod health;
 mod memory;
 mod outputs;
+mod prepare;
 mod result;
 mod root;
 mod runner;

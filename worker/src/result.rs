@@ -1,18 +1,23 @@
-//! What a client hears of its action: result, status, metadata.
+//! What a client hears of its action: result, status, message, metadata.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use prost::Message;
 use proto::messages;
+use proto::wire::action::{Facts, LeftOut};
 use proto::wire::cas::HistoricalExecuteResponse;
 use proto::wire::protobuf::Any;
+use proto::wire::resourceusage::PosixResourceUsage;
 use proto::wire::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
 use proto::{Digest, InstanceName};
 use tonic::Status;
 
 use crate::Error;
 use crate::action::Task;
+use crate::cost::Prices;
+use crate::outputs::Collected;
+use crate::outputs::report::Fields;
 use crate::runner::Ran;
 
 /// The moments REv2 ExecutedActionMetadata tells of.
@@ -31,8 +36,13 @@ pub(crate) enum Moment {
 pub(crate) struct Report {
     pub(crate) response: ExecuteResponse,
     pub(crate) result: ActionResult,
+    pub(crate) facts: Facts,
     metadata: ExecutedActionMetadata,
+    /// What was being done last.
+    stage: &'static str,
     status: Option<Status>,
+    /// For the person who asks why: a line each.
+    notes: Vec<String>,
 }
 
 impl Report {
@@ -48,12 +58,21 @@ impl Report {
                 auxiliary_metadata: task.auxiliary_metadata.clone(),
                 ..Default::default()
             },
+            facts: Facts::default(),
+            stage: "starting",
             status: None,
+            notes: Vec::new(),
         }
     }
 
     /// Notes that a moment is now.
     pub(crate) fn at(&mut self, moment: Moment) {
+        self.stage = match moment {
+            Moment::InputFetchStart => "fetching inputs",
+            Moment::ExecutionStart => "running the command",
+            Moment::OutputUploadStart => "uploading outputs",
+            _ => self.stage,
+        };
         let metadata = &mut self.metadata;
         let field = match moment {
             Moment::InputFetchStart => &mut metadata.input_fetch_start_timestamp,
@@ -78,6 +97,15 @@ impl Report {
         self.result.exit_code = i32::try_from(ran.exit_code).unwrap_or(i32::MAX);
         self.metadata.virtual_execution_duration =
             Some(messages::duration(ran.wall_time.unwrap_or(took)));
+        let name = "buildbarn.resourceusage.POSIXResourceUsage";
+        let usages = ran.resource_usage.iter();
+        let mut usages = usages.filter_map(|any| messages::unpack::<PosixResourceUsage>(any, name));
+        if let Some(usage) = usages.find(|usage| !usage.termination_signal.is_empty()) {
+            self.notes.push(format!(
+                "The command was ended by SIG{}.",
+                usage.termination_signal
+            ));
+        }
         self.metadata.auxiliary_metadata.extend(ran.resource_usage);
         if ran.timed_out {
             self.fail(Error::Timeout(timeout.unwrap_or_default()));
@@ -88,8 +116,48 @@ impl Report {
     pub(crate) fn fail(&mut self, error: Error) {
         tracing::debug!(%error, "action failed");
         if self.status.is_none() {
+            self.notes.push(format!(
+                "Failed while {} on worker {}: {error}.",
+                self.stage, self.metadata.worker
+            ));
             self.status = Some(error.into());
         }
+    }
+
+    /// Notes what is in output directories but cannot be reported.
+    pub(crate) fn left_out(&mut self, collected: &Collected) {
+        let left_out = collected.left_out.iter();
+        let left_out = left_out.map(|(path, what)| LeftOut {
+            path: path.clone(),
+            what: (*what).into(),
+        });
+        self.facts.left_out = left_out.collect();
+        self.facts.left_out_more = collected.left_out_more;
+        let Some((path, what)) = collected.left_out.first() else {
+            return;
+        };
+        let others = collected.left_out.len() as u64 - 1 + collected.left_out_more;
+        let others = match others {
+            0 => String::new(),
+            others => format!(", and {others} more of this sort"),
+        };
+        self.notes.push(format!(
+            "Left out of the outputs: {path:?}, which is {what}{others}."
+        ));
+    }
+
+    /// Takes over the outputs.
+    pub(crate) fn outputs(&mut self, fields: Fields) {
+        self.result = ActionResult {
+            exit_code: self.result.exit_code,
+            ..fields.result
+        };
+        self.response.server_logs = fields.server_logs;
+    }
+
+    /// Adds a line to the message that people are shown.
+    pub(crate) fn note(&mut self, line: String) {
+        self.notes.push(line);
     }
 
     /// Takes out everything that names a blob, when blobs could not be stored:
@@ -114,9 +182,24 @@ impl Report {
     }
 
     /// Ends now: the metadata goes into the result.
-    pub(crate) fn complete(&mut self) {
-        self.metadata.worker_completed_timestamp = Some(messages::timestamp(SystemTime::now()));
-        self.result.execution_metadata = Some(self.metadata.clone());
+    pub(crate) fn complete(&mut self, prices: &Prices) {
+        let now = SystemTime::now();
+        let metadata = &mut self.metadata;
+        let start = metadata.worker_start_timestamp.as_ref();
+        let start = start.and_then(messages::system_time).unwrap_or(now);
+        metadata.worker_completed_timestamp = Some(messages::timestamp(now));
+        metadata
+            .auxiliary_metadata
+            .push(messages::pack(&self.facts));
+        let took = now.duration_since(start).unwrap_or_default();
+        metadata.auxiliary_metadata.extend(prices.usage(took));
+        self.result.execution_metadata = Some(metadata.clone());
+    }
+
+    /// The names of the output files.
+    pub(crate) fn output_files(&self) -> impl Iterator<Item = &str> {
+        let files = self.result.output_files.iter();
+        files.map(|file| file.path.as_str())
     }
 
     /// The response, as far as it is known.
@@ -125,6 +208,7 @@ impl Report {
         ExecuteResponse {
             result: Some(self.result.clone()),
             status: Some(proto::status::to_wire(&status)),
+            message: self.notes.join("\n"),
             ..self.response.clone()
         }
     }

@@ -126,16 +126,15 @@ impl Runner {
         status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
     }
 
-    /// Asks whether it can run commands.
-    pub(crate) async fn check_readiness(&self) -> Result<(), Error> {
+    /// Asks whether it can run commands, and whether it sees this path below the
+    /// build directory.
+    ///
+    /// # Errors
+    /// It cannot, does not, or is away.
+    pub(crate) async fn check_readiness(&self, path: String) -> Result<(), Error> {
         let mut client = RunnerClient::new(self.channel.clone());
-        let path = String::new();
-        within(
-            ANSWER,
-            client.check_readiness(CheckReadinessRequest { path }),
-        )
-        .await
-        .map_err(Error::Runner)
+        let call = client.check_readiness(CheckReadinessRequest { path });
+        within(ANSWER, call).await.map_err(Error::Runner)
     }
 
     /// Runs a command to its end. Dropping the future kills it.

@@ -27,6 +27,7 @@ pub(crate) struct Scheduler {
     pub(crate) prefix: InstanceName,
     pub(crate) platform: PlatformKey,
     pub(crate) told: Told,
+    pub(crate) size_class: u32,
 }
 
 /// What a slot is doing.
@@ -67,7 +68,7 @@ impl Scheduler {
             instance_name_prefix: self.prefix.to_string(),
             platform: Some(self.platform.to_wire()),
             current_state: Some(state.to_wire()),
-            size_class: 0,
+            size_class: self.size_class,
             prefer_being_idle,
         };
         let mut request = Request::new(request);

@@ -33,6 +33,7 @@ use tonic::{Code, Status};
 
 use crate::Error;
 use crate::action::{Executor, Stage, Task};
+use crate::health::OutOfService;
 use crate::scheduler::{Desired, Reply, Scheduler, State};
 use crate::session::{Session, Sessions};
 
@@ -68,6 +69,7 @@ pub(crate) struct Slot {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) executor: Executor,
     pub(crate) prefix: InstanceName,
+    pub(crate) out_of_service: OutOfService,
 }
 
 /// Pauses between repetitions of what failed.
@@ -102,7 +104,7 @@ impl Slot {
             let busy = result && (doubtful || !self.sessions.is_present() || self.room().is_err());
             if !stopping && !result {
                 let ready = tokio::select! {
-                    ready = self.ready(doubtful) => ready,
+                    ready = self.ready() => ready,
                     () = shutdown.cancelled() => continue,
                 };
                 match ready {
@@ -189,14 +191,14 @@ impl Slot {
         self.executor.services.space.check()
     }
 
-    /// Whether actions can run. After a failure the runner is asked itself.
-    async fn ready(&self, ask: bool) -> Result<(), Error> {
+    /// Whether actions can run: asked before each call that asks for work while
+    /// there is none, and so after each failure.
+    async fn ready(&self) -> Result<(), Error> {
         self.room()?;
+        self.out_of_service.check()?;
         let session = self.sessions.get().await?;
-        if ask {
-            session.runner.check_readiness().await?;
-        }
-        Ok(())
+        let directory = self.executor.services.builds.check_readiness()?;
+        session.runner.check_readiness(directory.path()).await
     }
 
     /// Executes what the scheduler wants, which may change meanwhile. Returns

@@ -1,5 +1,6 @@
 //! The process: directories, peers and slots put together.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use daemon::{Diagnostics, Shutdown};
@@ -17,7 +18,9 @@ use crate::config::Config;
 use crate::directories::Directories;
 use crate::downloads::Downloads;
 use crate::files;
+use crate::health::{Health, OutOfService};
 use crate::memory::Memory;
+use crate::outputs;
 use crate::result::worker_name;
 use crate::scheduler::Scheduler;
 use crate::session::Sessions;
@@ -78,11 +81,16 @@ pub(crate) async fn serve(
         builds: Arc::clone(&builds),
         space,
         uploads: Arc::new(Semaphore::new(config.output_upload_concurrency)),
-        maximum_output_entries: config.maximum_output_entries,
+        output_limits: outputs::Limits {
+            entries: config.maximum_output_entries,
+            bytes: config.maximum_output_size_bytes,
+        },
+        force_directories: config.force_upload_trees_and_directories,
         browser_url: config.browser_url.clone(),
     });
     let client = OperationQueueClient::new(daemon::connect(&config.scheduler)?)
         .max_decoding_message_size(MAXIMUM_MESSAGE);
+    let out_of_service = OutOfService::default();
     let mut running = JoinSet::new();
     for (runner, slots) in config.runners.iter().zip(slots) {
         let sessions = Arc::new(Sessions::new(
@@ -90,12 +98,16 @@ pub(crate) async fn serve(
             Arc::clone(&cache),
             Arc::clone(&builds),
         ));
+        let limit = runner.maximum_consecutive_test_infrastructure_failures;
+        let limit = NonZeroU32::new(limit);
         for slot in slots {
             let slot = Slot {
                 executor: Executor {
                     services: Arc::clone(&services),
                     worker: worker_name(&slot.worker_id),
                     environment: runner.environment_variables.clone(),
+                    prices: runner.costs_per_second.clone(),
+                    health: Health::new(limit, out_of_service.clone()),
                 },
                 prefix: slot.prefix.clone(),
                 scheduler: Scheduler {
@@ -104,7 +116,9 @@ pub(crate) async fn serve(
                     worker_id: slot.worker_id,
                     prefix: slot.prefix,
                     platform: slot.platform,
+                    size_class: slot.size_class,
                 },
+                out_of_service: out_of_service.clone(),
                 sessions: Arc::clone(&sessions),
             };
             running.spawn(slot.run(diagnostics.shutdown().clone()));

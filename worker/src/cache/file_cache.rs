@@ -85,6 +85,16 @@ pub struct Pins {
     ids: Vec<Id>,
     /// Those that were not there when they were pinned.
     pub(super) open: Vec<Id>,
+    pub(super) fetched: Fetched,
+}
+
+/// What was fetched for the owner of pins, and not for others before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fetched {
+    /// How many blobs.
+    pub blobs: u64,
+    /// Their sizes.
+    pub bytes: u64,
 }
 
 impl Pins {
@@ -92,6 +102,14 @@ impl Pins {
     pub fn merge(&mut self, mut other: Self) {
         self.ids.append(&mut other.ids);
         self.open.append(&mut other.open);
+        self.fetched.blobs += other.fetched.blobs;
+        self.fetched.bytes += other.fetched.bytes;
+    }
+
+    /// What had to be fetched.
+    #[must_use]
+    pub fn fetched(&self) -> Fetched {
+        self.fetched
     }
 }
 
@@ -156,6 +174,7 @@ impl FileCache {
             cache: Arc::clone(self),
             ids: Vec::new(),
             open: Vec::new(),
+            fetched: Fetched::default(),
         };
         let mut keys = keys.into_iter().peekable();
         let (mut hits, mut bytes) = (0, 0);

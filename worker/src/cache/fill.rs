@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use proto::{Digest, InstanceName};
 use tokio::sync::mpsc;
 
-use super::file_cache::{FileCache, LinkError, PORTION, Pins};
+use super::file_cache::{Fetched, FileCache, LinkError, PORTION, Pins};
 use super::index::{Claimed, Id, Work};
 use crate::Error;
 use crate::batches::{Request, requests};
@@ -73,7 +73,10 @@ impl FileCache {
             if !claim.to_verify.is_empty() {
                 absent.extend(self.verify(claim.to_verify.clone(), claim.work).await?);
             }
-            missing.extend(self.fill(instance, absent, claim.work).await?);
+            missing.extend(
+                self.fill(instance, absent, claim.work, &mut pins.fetched)
+                    .await?,
+            );
             drop(claim);
             self.settled(&awaited).await;
             open = awaited;
@@ -149,11 +152,17 @@ impl FileCache {
         instance: &InstanceName,
         ids: Vec<Id>,
         work: Work,
+        fetched: &mut Fetched,
     ) -> Result<Vec<Digest>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let requests = requests(self.blobs(ids));
+        let blobs = self.blobs(ids);
+        for (digest, _) in &blobs {
+            fetched.blobs += 1;
+            fetched.bytes += digest.size();
+        }
+        let requests = requests(blobs);
         if requests.len() > 1 {
             let missing = self.missing(instance, &requests).await?;
             if !missing.is_empty() {

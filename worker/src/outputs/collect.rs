@@ -1,40 +1,43 @@
-//! Reading and hashing what the walk finds.
+//! Finding and hashing everything that an action left and its result speaks of.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
-use proto::{Digest, DigestFunction, Hasher};
+use proto::{Digest, DigestFunction};
+use tokio::sync::mpsc;
 
 use super::declared::{Declared, Kind, Output};
-use super::walk::{self, Budget, FileFound, Found, Location, Thing};
+use super::hash::{self, Batch, Hashed, Job, Outcome, Room, Source};
+use super::places::{Location, Places, TOP};
+use super::walk::{self, FileFound, Found, Opened, Thing, Visitor};
 use crate::Error;
 use crate::build_directory::BuildDirectory;
 use crate::files;
 
-/// Files up to this size are read and hashed as they are found.
-const SMALL: u64 = 128 << 10;
-/// How much of the small ones stays in memory, in case it must be uploaded.
-const KEPT: u64 = 16 << 20;
-/// How many larger ones stay open until they are hashed and uploaded.
-const OPEN: usize = 64;
-/// Bytes hashed or uploaded at a time.
-pub(super) const PIECE: usize = 256 << 10;
+/// Files that the walk hashes itself, up to so many bytes of them: fewer are
+/// hashed sooner than handed to other threads.
+const OWN_FILES: usize = 32;
+const OWN_BYTES: u64 = 1 << 20;
+/// Batches that wait to be hashed. Their files are open.
+const QUEUE: usize = 2;
+/// How many things that cannot be reported are named.
+const NAMED: usize = 20;
 
-/// Where a file's bytes are.
-pub(crate) enum Source {
-    Memory(Bytes),
-    Open(Arc<File>),
-    At(Location),
+/// What the outputs of one action may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Files, directories and links.
+    pub(crate) entries: usize,
+    /// Bytes of all files, standard output and error included.
+    pub(crate) bytes: u64,
 }
 
 /// A file whose bytes are an output.
-pub(crate) struct Record {
-    digest: Option<Digest>,
-    pub(crate) source: Source,
+#[derive(Default)]
+struct Record {
+    hashed: Option<Hashed>,
+    /// It belongs to an output that cannot be reported.
+    void: bool,
 }
 
 /// What was found at a declared output path.
@@ -46,7 +49,7 @@ pub(crate) enum Seen {
 
 /// Everything an action left that its result speaks of.
 pub(crate) struct Collected {
-    /// Places in the list of declared outputs, and what is there.
+    /// Positions in the list of declared outputs, and what is there.
     pub(crate) outputs: Vec<(usize, Seen)>,
     /// What it wrote to standard output and error; none where the runner did not
     /// get as far as making the files.
@@ -54,7 +57,12 @@ pub(crate) struct Collected {
     pub(crate) stderr: Option<usize>,
     /// The runner's own logs, by name.
     pub(crate) logs: Vec<(String, usize)>,
-    pub(crate) records: Vec<Record>,
+    records: Vec<Record>,
+    pub(crate) places: Places,
+    /// Things in output directories that REv2 has no words for, and how many
+    /// there are that are not named here.
+    pub(crate) left_out: Vec<(String, &'static str)>,
+    pub(crate) left_out_more: u64,
     /// Why the first of those that cannot be reported is not among the above.
     pub(crate) error: Option<Error>,
     /// Some files belong to another user, who may yet be asked to open them up.
@@ -68,12 +76,30 @@ impl Collected {
         self.outputs.iter().any(directory)
     }
 
-    /// The digest of a file. All have one once [`collect`] has returned.
-    pub(crate) fn digest(&self, id: usize) -> Result<Digest, Error> {
-        self.records
-            .get(id)
-            .and_then(|record| record.digest)
-            .ok_or_else(|| Error::Internal("a file was not hashed".into()))
+    /// The digest of a file; none if it could not be read.
+    pub(crate) fn digest(&self, id: usize) -> Option<Digest> {
+        let hashed = self.records.get(id)?.hashed.as_ref()?;
+        Some(hashed.digest)
+    }
+
+    /// All files of what can be reported, by number, taken out.
+    pub(crate) fn take_files(&mut self) -> impl Iterator<Item = (usize, Digest, Source)> + use<> {
+        let records = std::mem::take(&mut self.records).into_iter().enumerate();
+        let wanted = records.filter(|(_, record)| !record.void);
+        wanted.filter_map(|(id, record)| {
+            let hashed = record.hashed?;
+            Some((id, hashed.digest, hashed.source))
+        })
+    }
+
+    fn note(&mut self, (id, outcome): Outcome) {
+        match outcome {
+            Ok(hashed) => self.records[id].hashed = Some(hashed),
+            Err(error) if self.records[id].void => tracing::debug!(%error),
+            Err(error) => {
+                self.error.get_or_insert(error);
+            }
+        }
     }
 }
 
@@ -82,122 +108,117 @@ impl Collected {
 /// too large, does not keep the others from being reported, nor the log.
 ///
 /// # Errors
-/// A large file fails to be read to its end.
+/// A thread was lost.
 pub(crate) async fn collect(
     build: &Arc<BuildDirectory>,
     declared: &Arc<Declared>,
     function: DigestFunction,
-    maximum_entries: usize,
+    limits: Limits,
 ) -> Result<Collected, Error> {
     let (build, declared) = (Arc::clone(build), Arc::clone(declared));
+    let room = Arc::new(Room::new());
     // Two streams, mostly empty, are looked at in less time than it takes to have
     // another thread do it.
     let short = declared.outputs.is_empty() && has_no_logs(&build);
-    let mut collected = files::blocking(short, move || {
-        let reader = Reader {
-            function,
-            kept: 0,
-            open: 0,
+    let (sender, batches) = mpsc::channel(QUEUE);
+    let finder = Finder {
+        function,
+        limits,
+        left: limits,
+        room: Arc::clone(&room),
+        own: (OWN_FILES, OWN_BYTES),
+        batch: Batch::default(),
+        batches: (!short).then_some(sender),
+        inodes: HashMap::new(),
+        collected: Collected {
+            outputs: Vec::new(),
+            stdout: None,
+            stderr: None,
+            logs: Vec::new(),
             records: Vec::new(),
+            places: Places::new(),
+            left_out: Vec::new(),
+            left_out_more: 0,
             error: None,
             denied: false,
-        };
-        reader.everything(&build, &declared, maximum_entries)
-    })
-    .await?;
-    let threads = files::processors();
-    let large = collected.records.iter().enumerate();
-    let large: Vec<_> = large
-        .filter_map(|(id, record)| match (&record.digest, &record.source) {
-            (None, Source::Open(file)) => Some((id, Arc::clone(file))),
-            _ => None,
-        })
-        .collect();
-    let hashed: Vec<(usize, Digest)> = futures::stream::iter(large)
-        .map(|(id, file)| async move {
-            let hashing = tokio::task::spawn_blocking(move || hash(&file, function));
-            Ok::<_, Error>((id, hashing.await??))
-        })
-        .buffer_unordered(threads)
-        .try_collect()
-        .await?;
-    for (id, digest) in hashed {
-        collected.records[id].digest = Some(digest);
+        },
+    };
+    let finding = files::blocking(short, move || finder.everything(&build, &declared));
+    let hashing = hash::hash(batches, function, Arc::clone(&room));
+    let (found, hashed) = tokio::join!(finding, hashing);
+    let (mut collected, rest) = found?;
+    for outcome in hashed? {
+        collected.note(outcome);
+    }
+    if !rest.is_empty() {
+        let hashing = tokio::task::spawn_blocking(move || rest.run(function, &room));
+        for outcome in hashing.await? {
+            collected.note(outcome);
+        }
     }
     Ok(collected)
 }
 
-struct Reader {
+struct Finder {
     function: DigestFunction,
-    kept: u64,
-    open: usize,
-    records: Vec<Record>,
-    error: Option<Error>,
-    denied: bool,
+    limits: Limits,
+    left: Limits,
+    room: Arc<Room>,
+    /// What may yet be hashed right here: files and bytes.
+    own: (usize, u64),
+    batch: Batch,
+    /// Where full batches go. None: everything is kept for later.
+    batches: Option<mpsc::Sender<Batch>>,
+    /// Files of several names, by device and inode: they are read once.
+    inodes: HashMap<(u64, u64), usize>,
+    collected: Collected,
 }
 
-impl Reader {
-    fn everything(
-        mut self,
-        build: &BuildDirectory,
-        declared: &Declared,
-        maximum_entries: usize,
-    ) -> Collected {
-        let budget = || Budget {
-            left: maximum_entries,
-            limit: maximum_entries,
-        };
-        let stdout = self.attempt(|reader| reader.stream(build, "stdout"));
-        let stderr = self.attempt(|reader| reader.stream(build, "stderr"));
-        let mut outputs = Vec::new();
-        let mut left = budget();
-        for (place, output) in declared.outputs.iter().enumerate() {
-            let seen = self.attempt(|reader| reader.output(build, output, &mut left));
-            outputs.extend(seen.flatten().map(|seen| (place, seen)));
+impl Finder {
+    /// Returns what was found, and what remains to be hashed.
+    fn everything(mut self, build: &BuildDirectory, declared: &Declared) -> (Collected, Batch) {
+        let stdout = self.attempt(|finder| finder.stream(build, "stdout"));
+        let stderr = self.attempt(|finder| finder.stream(build, "stderr"));
+        for (position, output) in declared.outputs.iter().enumerate() {
+            let seen = self.attempt(|finder| finder.output(build, output));
+            let seen = seen.flatten().map(|seen| (position, seen));
+            self.collected.outputs.extend(seen);
         }
-        let logs = self.attempt(|reader| reader.logs(build, &mut budget()));
-        Collected {
-            outputs,
-            stdout: stdout.flatten(),
-            stderr: stderr.flatten(),
-            logs: logs.unwrap_or_default(),
-            records: self.records,
-            error: self.error,
-            denied: self.denied,
-        }
+        let logs = self.attempt(|finder| finder.logs(build));
+        self.collected.stdout = stdout.flatten();
+        self.collected.stderr = stderr.flatten();
+        self.collected.logs = logs.unwrap_or_default();
+        (self.collected, self.batch)
     }
 
     /// Does what may fail. Of a failure only the first error stays.
     fn attempt<T>(&mut self, what: impl FnOnce(&mut Self) -> Result<T, Error>) -> Option<T> {
-        let (kept, open, records) = (self.kept, self.open, self.records.len());
+        let (left, first) = (self.left, self.collected.records.len());
         match what(self) {
             Ok(done) => Some(done),
             Err(error) => {
-                (self.kept, self.open) = (kept, open);
-                self.records.truncate(records);
-                self.denied |= matches!(error, Error::Denied { .. });
-                self.error.get_or_insert(error);
+                self.left = left;
+                for record in &mut self.collected.records[first..] {
+                    record.void = true;
+                }
+                self.inodes.retain(|_, id| *id < first);
+                self.collected.denied |= matches!(error, Error::Denied { .. });
+                self.collected.error.get_or_insert(error);
                 None
             }
         }
     }
 
     /// What is at the path of one declared output; none where nothing is.
-    fn output(
-        &mut self,
-        build: &BuildDirectory,
-        output: &Output,
-        budget: &mut Budget,
-    ) -> Result<Option<Seen>, Error> {
-        let root = build.directory();
+    fn output(&mut self, build: &BuildDirectory, output: &Output) -> Result<Option<Seen>, Error> {
         let mut names = vec!["root"];
         names.extend(output.place.components().iter().map(|c| c.as_str()));
-        let seen = match walk::look(root, &names)? {
+        let seen = match walk::look(build.directory(), &names)? {
             Thing::Absent => return Ok(None),
-            Thing::Other => {
-                return Err(Error::Output {
+            Thing::Other(what) => {
+                return Err(Error::OutputOther {
                     path: output.path.clone(),
-                    reason: "it is neither a file, nor a directory, nor a symbolic link",
+                    what,
                 });
             }
             Thing::Symlink(target) => Seen::Symlink(target),
@@ -207,13 +228,15 @@ impl Reader {
             Thing::File(..) if output.kind == Kind::Directory => {
                 return Err(mismatch(&output.path, "directory", "file"));
             }
-            Thing::File(file, executable) => {
-                let id = self.take(file, location(&names))?;
+            Thing::File(file) => {
+                let executable = file.is_executable();
+                let location = self.location(&names);
+                let id = self.file(file, location)?;
                 Seen::File(FileFound { id, executable })
             }
             Thing::Directory => {
-                let mut visit = |file, location| self.take(file, location);
-                Seen::Directory(walk::walk(root, &names, budget, &mut visit)?)
+                let top = self.collected.places.add_all(&names);
+                Seen::Directory(walk::walk(build.directory(), top, self)?)
             }
         };
         Ok(Some(seen))
@@ -221,33 +244,21 @@ impl Reader {
 
     fn stream(&mut self, build: &BuildDirectory, name: &str) -> Result<Option<usize>, Error> {
         match walk::look(build.directory(), &[name])? {
-            Thing::File(file, _) => self.take(file, location(&[name])).map(Some),
+            Thing::File(file) => {
+                let name = name.into();
+                self.file(file, Location { place: TOP, name }).map(Some)
+            }
             _ => Ok(None),
         }
     }
 
-    fn logs(
-        &mut self,
-        build: &BuildDirectory,
-        budget: &mut Budget,
-    ) -> Result<Vec<(String, usize)>, Error> {
-        let tree = walk::walk(
-            build.directory(),
-            &["server_logs"],
-            budget,
-            &mut |file, location| self.take(file, location),
-        )?;
+    fn logs(&mut self, build: &BuildDirectory) -> Result<Vec<(String, usize)>, Error> {
+        let top = self.collected.places.add(TOP, "server_logs");
+        let tree = walk::walk(build.directory(), top, self)?;
         let mut logs = Vec::new();
-        for (place, directory) in tree.iter().enumerate() {
-            let mut prefix = Vec::new();
-            let mut at = place;
-            while at != 0 {
-                prefix.push(tree[at].name.as_str());
-                at = tree[at].parent;
-            }
-            prefix.reverse();
+        for directory in &tree {
             for (name, file) in &directory.files {
-                let mut path = prefix.clone();
+                let mut path = self.collected.places.names(top, directory.place);
                 path.push(name);
                 logs.push((path.join("/"), file.id));
             }
@@ -255,38 +266,86 @@ impl Reader {
         Ok(logs)
     }
 
-    /// Takes in one file: small ones are read now, larger ones later. Never more
-    /// is read than the size the file has at this moment.
-    fn take(&mut self, file: File, location: Location) -> Result<usize, Error> {
-        let stat = nix::sys::stat::fstat(&file).map_err(Error::file("stat", &location.name))?;
+    fn location(&mut self, names: &[&str]) -> Location {
+        let (name, parents) = names.split_last().unwrap_or((&"", &[]));
+        Location {
+            place: self.collected.places.add_all(parents),
+            name: (*name).into(),
+        }
+    }
+}
+
+impl Visitor for Finder {
+    fn places(&mut self) -> &mut Places {
+        &mut self.collected.places
+    }
+
+    fn spend(&mut self, entries: usize) -> Result<(), Error> {
+        let left = self.left.entries.checked_sub(entries);
+        self.left.entries = left.ok_or_else(|| Error::Limit {
+            what: "number of files in the action's outputs".into(),
+            limit: self.limits.entries as u64,
+        })?;
+        Ok(())
+    }
+
+    fn entries_left(&self) -> usize {
+        self.left.entries
+    }
+
+    /// Takes in one file, whose size counts before a byte of it is read.
+    fn file(&mut self, file: Opened, location: Location) -> Result<usize, Error> {
+        let Opened { file, stat } = file;
+        let inode = (stat.st_dev, stat.st_ino);
+        if stat.st_nlink > 1
+            && let Some(id) = self.inodes.get(&inode)
+        {
+            return Ok(*id);
+        }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let record = if size <= SMALL {
-            let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-            file.take(size)
-                .read_to_end(&mut bytes)
-                .map_err(|error| Error::file("read", &location.name)(files::errno(&error)))?;
-            let digest = Some(Digest::of(self.function, &bytes));
-            let source = if self.kept + size <= KEPT {
-                self.kept += size;
-                Source::Memory(bytes.into())
-            } else {
-                Source::At(location)
-            };
-            Record { digest, source }
-        } else if self.open < OPEN {
-            self.open += 1;
-            Record {
-                digest: None,
-                source: Source::Open(Arc::new(file)),
-            }
-        } else {
-            Record {
-                digest: Some(hash(&file, self.function)?),
-                source: Source::At(location),
-            }
+        self.left.bytes = self
+            .left
+            .bytes
+            .checked_sub(size)
+            .ok_or_else(|| Error::OutputSize {
+                path: self.collected.places.shown(location.place, &location.name),
+                size,
+                limit: self.limits.bytes,
+            })?;
+        let id = self.collected.records.len();
+        self.collected.records.push(Record::default());
+        if stat.st_nlink > 1 {
+            self.inodes.insert(inode, id);
+        }
+        let job = Job {
+            id,
+            file,
+            size,
+            location,
         };
-        self.records.push(record);
-        Ok(self.records.len() - 1)
+        let (files, bytes) = &mut self.own;
+        if *files > 0 && *bytes >= size {
+            (*files, *bytes) = (*files - 1, *bytes - size);
+            let outcome = job.run(self.function, &self.room);
+            self.collected.note(outcome);
+        } else if let Some(full) = self.batch.add(job) {
+            match &self.batches {
+                None => self.batch = full,
+                // The receiver is gone when the action was given up.
+                Some(batches) => batches
+                    .blocking_send(full)
+                    .map_err(|error| Error::Internal(error.to_string()))?,
+            }
+        }
+        Ok(id)
+    }
+
+    fn left_out(&mut self, path: String, what: &'static str) {
+        if self.collected.left_out.len() < NAMED {
+            self.collected.left_out.push((path, what));
+        } else {
+            self.collected.left_out_more += 1;
+        }
     }
 }
 
@@ -303,33 +362,4 @@ fn mismatch(path: &str, declared: &'static str, found: &'static str) -> Error {
         declared,
         found,
     }
-}
-
-fn location(names: &[&str]) -> Location {
-    let (name, parents) = names.split_last().unwrap_or((&"", &[]));
-    Location {
-        parents: parents.iter().map(ToString::to_string).collect(),
-        name: (*name).to_string(),
-    }
-}
-
-fn hash(file: &File, function: DigestFunction) -> Result<Digest, Error> {
-    let stat = nix::sys::stat::fstat(file).map_err(Error::file("stat", "output"))?;
-    let mut left = u64::try_from(stat.st_size).unwrap_or(0);
-    let mut hasher = Hasher::new(function, left);
-    let mut buffer = vec![0; PIECE];
-    let mut offset = 0;
-    while left > 0 {
-        let wanted = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-        let read = file
-            .read_at(&mut buffer[..wanted], offset)
-            .map_err(|error| Error::file("read", "output")(files::errno(&error)))?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-        offset += read as u64;
-        left -= read as u64;
-    }
-    Ok(hasher.finish())
 }

@@ -38,12 +38,12 @@ pub(crate) struct Declared {
 }
 
 impl Declared {
-    /// Reads and validates.
+    /// Reads and validates. `force`: Directory messages are wanted in any case.
     ///
     /// # Errors
     /// A path is absolute, leaves the input root, or is no path.
     #[allow(deprecated, reason = "clients before REv2.1 send the older fields")]
-    pub(crate) fn new(command: &rev2::Command) -> Result<Self, Error> {
+    pub(crate) fn new(command: &rev2::Command, force: bool) -> Result<Self, Error> {
         let working_directory =
             RelativePath::new(&command.working_directory).map_err(|source| Error::Path {
                 field: "working_directory",
@@ -84,10 +84,12 @@ impl Declared {
         Ok(Self {
             outputs,
             working_directory,
-            directory_messages: matches!(
-                format,
-                Ok(OutputDirectoryFormat::DirectoryOnly | OutputDirectoryFormat::TreeAndDirectory)
-            ),
+            directory_messages: force
+                || matches!(
+                    format,
+                    Ok(OutputDirectoryFormat::DirectoryOnly
+                        | OutputDirectoryFormat::TreeAndDirectory)
+                ),
         })
     }
 
@@ -110,7 +112,7 @@ mod tests {
     use super::*;
 
     fn declared(command: &rev2::Command) -> Result<Vec<(String, Kind)>, String> {
-        Declared::new(command)
+        Declared::new(command, false)
             .map(|declared| {
                 let outputs = declared.outputs.iter();
                 outputs
@@ -164,7 +166,7 @@ mod tests {
             output_paths: vec!["x/y".into(), "../z".into()],
             ..Default::default()
         };
-        let needed = Declared::new(&command).unwrap().needed_directories();
+        let needed = Declared::new(&command, false).unwrap().needed_directories();
         let needed: Vec<String> = needed.iter().map(ToString::to_string).collect();
         assert_eq!(needed, ["w", "w/x", ""]);
     }

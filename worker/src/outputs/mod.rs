@@ -2,14 +2,19 @@
 //!
 //! [`declared`] reads the Command's paths before anything runs. [`walk`] goes
 //! through the input root by descriptor once the action is dead, never following
-//! a link. [`collect`] reads and hashes what was found; [`tree`] makes Tree and
-//! Directory messages of it; [`upload`] stores what the storage has not.
+//! a link; [`places`] numbers the directories it comes through. [`collect`] takes
+//! in what is found, within limits, and [`hash`] reads and hashes it meanwhile.
+//! [`report`] says it in the result's words, [`tree`] in Tree and Directory
+//! messages; [`upload`] stores what the storage has not.
 
 pub(crate) mod collect;
 pub(crate) mod declared;
+mod hash;
+mod places;
+pub(crate) mod report;
 mod tree;
 pub(crate) mod upload;
 mod walk;
 
-pub(crate) use collect::{Collected, collect};
+pub(crate) use collect::{Collected, Limits, collect};
 pub(crate) use declared::Declared;

@@ -9,7 +9,6 @@ use proto::{Digest, DigestFunction};
 
 use super::collect::Collected;
 use super::walk::Found;
-use crate::Error;
 
 /// A directory as messages.
 pub(super) struct Messages {
@@ -25,17 +24,18 @@ pub(super) struct Messages {
 /// Makes the messages. In `found`, parents come before their children: going
 /// backwards, a directory comes after everything below it, so its children's
 /// digests are known; and turning that order around once more, each message only
-/// at its first appearance, puts every parent before its children.
+/// at its first appearance, puts every parent before its children. None if one of
+/// the files could not be read.
 pub(super) fn messages(
     found: &[Found],
     collected: &Collected,
     function: DigestFunction,
-) -> Result<Messages, Error> {
+) -> Option<Messages> {
     let mut digests: HashMap<usize, Digest> = HashMap::new();
     let mut seen = HashSet::new();
     let mut order = Vec::new();
     for (place, directory) in found.iter().enumerate().rev() {
-        let message = message(directory, collected, &digests)?;
+        let message = message(directory, found, collected, &digests)?;
         let bytes = Bytes::from(message.encode_to_vec());
         let digest = Digest::of(function, &bytes);
         digests.insert(place, digest);
@@ -54,12 +54,9 @@ pub(super) fn messages(
         }
         directories.push((digest, bytes));
     }
-    let root = directories
-        .first()
-        .map(|(digest, _)| *digest)
-        .ok_or_else(|| Error::Internal("an output directory has no root".into()))?;
+    let root = directories.first().map(|(digest, _)| *digest)?;
     let bytes = Bytes::from(tree.encode_to_vec());
-    Ok(Messages {
+    Some(Messages {
         tree: (Digest::of(function, &bytes), bytes),
         root,
         directories,
@@ -68,30 +65,31 @@ pub(super) fn messages(
 
 fn message(
     directory: &Found,
+    found: &[Found],
     collected: &Collected,
     digests: &HashMap<usize, Digest>,
-) -> Result<rev2::Directory, Error> {
+) -> Option<rev2::Directory> {
     let mut message = rev2::Directory::default();
     for (name, file) in &directory.files {
         message.files.push(rev2::FileNode {
-            name: name.clone(),
+            name: name.to_string(),
             digest: Some(collected.digest(file.id)?.to_wire()),
             is_executable: file.executable,
             node_properties: None,
         });
     }
-    for (name, place) in &directory.directories {
+    for child in &directory.directories {
         message.directories.push(rev2::DirectoryNode {
-            name: name.clone(),
-            digest: digests.get(place).map(Digest::to_wire),
+            name: collected.places.name(found[*child].place).into(),
+            digest: digests.get(child).map(Digest::to_wire),
         });
     }
     for (name, target) in &directory.symlinks {
         message.symlinks.push(rev2::SymlinkNode {
-            name: name.clone(),
+            name: name.to_string(),
             target: target.clone(),
             node_properties: None,
         });
     }
-    Ok(message)
+    Some(message)
 }

@@ -1,19 +1,18 @@
-//! The result's output fields, and storing what they point to.
+//! Storing what a result names.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use proto::wire::rev2::{self, ActionResult, LogFile};
-use proto::{Digest, DigestFunction, InstanceName};
+use proto::{Digest, InstanceName};
 use storage::BlobStore;
 use tokio::sync::Semaphore;
 
-use super::collect::{Collected, PIECE, Seen, Source};
-use super::declared::{Declared, Kind};
-use super::tree;
+use super::hash::{PIECE, Source};
+use super::places::{Location, Places};
 use crate::Error;
 use crate::batches::{BATCH_BLOBS, Request, requests};
 use crate::build_directory::BuildDirectory;
@@ -24,98 +23,31 @@ const UNASKED: u64 = 16 << 10;
 /// Requests of one action that are prepared at the same time.
 const CONCURRENT: usize = 32;
 
-/// Blobs to be stored, each once.
-pub(crate) type Blobs = HashMap<Digest, Source>;
-
-/// Fills in the result's outputs, and the response's server logs, and lists the
-/// blobs that they name.
-///
-/// # Errors
-/// None that the caller could avoid: a file that was not hashed.
-#[allow(deprecated, reason = "clients before REv2.1 read the older fields")]
-pub(crate) fn report(
-    mut collected: Collected,
-    declared: &Declared,
-    function: DigestFunction,
-    result: &mut ActionResult,
-    server_logs: &mut HashMap<String, LogFile>,
-) -> Result<Blobs, Error> {
-    let mut blobs = Blobs::new();
-    for (place, seen) in std::mem::take(&mut collected.outputs) {
-        let output = &declared.outputs[place];
-        let path = output.path.clone();
-        match seen {
-            Seen::File(file) => result.output_files.push(rev2::OutputFile {
-                path,
-                digest: Some(collected.digest(file.id)?.to_wire()),
-                is_executable: file.executable,
-                ..Default::default()
-            }),
-            Seen::Symlink(target) => {
-                let list = match output.kind {
-                    Kind::Any => &mut result.output_symlinks,
-                    Kind::File => &mut result.output_file_symlinks,
-                    Kind::Directory => &mut result.output_directory_symlinks,
-                };
-                list.push(rev2::OutputSymlink {
-                    path,
-                    target,
-                    node_properties: None,
-                });
-            }
-            Seen::Directory(found) => {
-                let messages = tree::messages(&found, &collected, function)?;
-                let (digest, bytes) = messages.tree;
-                blobs.insert(digest, Source::Memory(bytes));
-                let mut directory = rev2::OutputDirectory {
-                    path,
-                    tree_digest: Some(digest.to_wire()),
-                    is_topologically_sorted: true,
-                    root_directory_digest: None,
-                };
-                if declared.directory_messages {
-                    directory.root_directory_digest = Some(messages.root.to_wire());
-                    for (digest, bytes) in messages.directories {
-                        blobs.insert(digest, Source::Memory(bytes));
-                    }
-                }
-                result.output_directories.push(directory);
-            }
-        }
-    }
-    let stream = |id: Option<usize>| -> Result<Option<rev2::Digest>, Error> {
-        let digest = id.map(|id| collected.digest(id)).transpose()?;
-        Ok(digest
-            .filter(|digest| digest.size() > 0)
-            .map(|digest| digest.to_wire()))
-    };
-    result.stdout_digest = stream(collected.stdout)?;
-    result.stderr_digest = stream(collected.stderr)?;
-    for (name, id) in &collected.logs {
-        let log = LogFile {
-            digest: Some(collected.digest(*id)?.to_wire()),
-            human_readable: false,
-        };
-        server_logs.insert(name.clone(), log);
-    }
-    let unnamed = [
-        (collected.stdout, result.stdout_digest.is_none()),
-        (collected.stderr, result.stderr_digest.is_none()),
-    ];
-    for id in 0..collected.records.len() {
-        if !unnamed.contains(&(Some(id), true)) {
-            let digest = collected.digest(id)?;
-            blobs.insert(digest, take_source(&mut collected, id));
-        }
-    }
-    Ok(blobs)
+/// Blobs to be stored, each once, and where those are that must be read again.
+pub(crate) struct Blobs {
+    pub(crate) sources: HashMap<Digest, Source>,
+    pub(crate) places: Places,
 }
 
-fn take_source(collected: &mut Collected, id: usize) -> Source {
-    std::mem::replace(
-        &mut collected.records[id].source,
-        Source::Memory(Bytes::new()),
-    )
+/// What had to be stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Uploaded {
+    pub(crate) blobs: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Where blobs come from.
+#[derive(Clone)]
+struct Origin {
+    build: Arc<BuildDirectory>,
+    places: Arc<Places>,
+}
+
+impl Origin {
+    fn open(&self, location: &Location) -> Result<Arc<File>, Error> {
+        let file = location.open(self.build.directory(), &self.places)?;
+        Ok(Arc::new(file))
+    }
 }
 
 /// Stores what the storage has not. Everything is there when this returns.
@@ -127,56 +59,70 @@ pub(crate) async fn upload(
     instance: &InstanceName,
     uploads: &Arc<Semaphore>,
     build: &Arc<BuildDirectory>,
-    mut blobs: Blobs,
-) -> Result<(), Error> {
-    if blobs.is_empty() {
-        return Ok(());
+    blobs: Blobs,
+) -> Result<Uploaded, Error> {
+    let Blobs {
+        mut sources,
+        places,
+    } = blobs;
+    let mut uploaded = Uploaded::default();
+    if sources.is_empty() {
+        return Ok(uploaded);
     }
-    let total: u64 = blobs.keys().map(Digest::size).sum();
-    if total > UNASKED || blobs.len() > BATCH_BLOBS {
-        let digests: Vec<Digest> = blobs.keys().copied().collect();
+    let total: u64 = sources.keys().map(Digest::size).sum();
+    if total > UNASKED || sources.len() > BATCH_BLOBS {
+        let digests: Vec<Digest> = sources.keys().copied().collect();
         let missing = store
             .find_missing(instance, &digests)
             .await
             .map_err(Error::storage("finding missing outputs"))?;
-        let mut wanted = Blobs::with_capacity(missing.len());
+        let mut wanted = HashMap::with_capacity(missing.len());
         for digest in missing {
-            if let Some(source) = blobs.remove(&digest) {
+            if let Some(source) = sources.remove(&digest) {
                 wanted.insert(digest, source);
             }
         }
-        blobs = wanted;
+        sources = wanted;
     }
-    futures::stream::iter(requests(blobs))
+    for digest in sources.keys() {
+        uploaded.blobs += 1;
+        uploaded.bytes += digest.size();
+    }
+    let origin = &Origin {
+        build: Arc::clone(build),
+        places: Arc::new(places),
+    };
+    futures::stream::iter(requests(sources))
         .map(|request| async move {
             let _permit = uploads
                 .acquire()
                 .await
                 .map_err(|closed| Error::Internal(closed.to_string()))?;
             match request {
-                Request::Batch(blobs) => batch(store, instance, build, blobs).await,
+                Request::Batch(blobs) => batch(store, instance, origin, blobs).await,
                 Request::Stream((digest, source)) => {
-                    stream(store, instance, build, digest, source).await
+                    stream(store, instance, origin, digest, source).await
                 }
             }
         })
         .buffer_unordered(CONCURRENT)
-        .try_collect()
-        .await
+        .try_collect::<()>()
+        .await?;
+    Ok(uploaded)
 }
 
 async fn batch(
     store: &Arc<dyn BlobStore>,
     instance: &InstanceName,
-    build: &Arc<BuildDirectory>,
+    origin: &Origin,
     blobs: Vec<(Digest, Source)>,
 ) -> Result<(), Error> {
     let in_memory = |(_, source): &(Digest, Source)| matches!(source, Source::Memory(_));
     let blobs = if blobs.iter().all(in_memory) {
-        read_all(build, blobs)?
+        read_all(origin, blobs)?
     } else {
-        let build = Arc::clone(build);
-        tokio::task::spawn_blocking(move || read_all(&build, blobs)).await??
+        let origin = origin.clone();
+        tokio::task::spawn_blocking(move || read_all(&origin, blobs)).await??
     };
     let results = store
         .write_batch(instance, blobs)
@@ -188,15 +134,12 @@ async fn batch(
         .map_err(Error::storage("uploading an output"))
 }
 
-fn read_all(
-    build: &BuildDirectory,
-    blobs: Vec<(Digest, Source)>,
-) -> Result<Vec<(Digest, Bytes)>, Error> {
+fn read_all(origin: &Origin, blobs: Vec<(Digest, Source)>) -> Result<Vec<(Digest, Bytes)>, Error> {
     let read = |(digest, source): (Digest, Source)| {
         let file = match source {
             Source::Memory(bytes) => return Ok((digest, bytes)),
             Source::Open(file) => file,
-            Source::At(location) => Arc::new(location.open(build.directory())?),
+            Source::At(location) => origin.open(&location)?,
         };
         let mut bytes = vec![0; usize::try_from(digest.size()).unwrap_or(0)];
         file.read_exact_at(&mut bytes, 0)
@@ -209,7 +152,7 @@ fn read_all(
 async fn stream(
     store: &Arc<dyn BlobStore>,
     instance: &InstanceName,
-    build: &Arc<BuildDirectory>,
+    origin: &Origin,
     digest: Digest,
     source: Source,
 ) -> Result<(), Error> {
@@ -217,9 +160,9 @@ async fn stream(
         Source::Memory(bytes) => storage::store::source(bytes),
         Source::Open(file) => Arc::new(move |offset| file_pieces(file.clone(), digest, offset)),
         Source::At(location) => {
-            let build = Arc::clone(build);
-            let opening = tokio::task::spawn_blocking(move || location.open(build.directory()));
-            let file = Arc::new(opening.await??);
+            let origin = origin.clone();
+            let opening = tokio::task::spawn_blocking(move || origin.open(&location));
+            let file = opening.await??;
             Arc::new(move |offset| file_pieces(file.clone(), digest, offset))
         }
     };
@@ -230,7 +173,7 @@ async fn stream(
 }
 
 /// An output's bytes from an offset on.
-fn file_pieces(file: Arc<std::fs::File>, digest: Digest, from: u64) -> storage::ByteStream {
+fn file_pieces(file: Arc<File>, digest: Digest, from: u64) -> storage::ByteStream {
     futures::stream::try_unfold((file, from), move |(file, offset)| async move {
         let left = digest.size().saturating_sub(offset);
         if left == 0 {

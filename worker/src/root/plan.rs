@@ -108,6 +108,12 @@ impl Plan {
         Ok(plan)
     }
 
+    /// How many files there are in the tree.
+    pub(crate) fn files(&self) -> u64 {
+        let contents = self.directories.iter().filter_map(|d| d.content.as_ref());
+        contents.map(|directory| directory.files.len() as u64).sum()
+    }
+
     /// The cache's files that the plan needs; one may come more than once.
     pub(crate) fn keys(&self, tenant: Tenant) -> impl Iterator<Item = Key> {
         let mut messages = HashSet::new();

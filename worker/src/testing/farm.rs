@@ -30,10 +30,19 @@ pub(crate) struct Farm {
     worker: Option<JoinHandle<Result<(), Error>>>,
     runner: Option<tokio::runtime::Runtime>,
     scheduler_server: JoinHandle<()>,
+    /// Of the worker, and of its runner.
+    settings: [serde_json::Map<String, serde_json::Value>; 2],
 }
 
 impl Farm {
     pub(crate) async fn new(manners: Manners) -> Self {
+        Self::configured(manners, "{}", "{}").await
+    }
+
+    /// A farm whose worker has these settings besides, and its runner these: JSON
+    /// objects.
+    pub(crate) async fn configured(manners: Manners, worker: &str, runner: &str) -> Self {
+        let settings = [worker, runner].map(|json| serde_json::from_str(json).unwrap());
         let directory = tempfile::tempdir().unwrap();
         // Commands of other users pass through.
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o711)).unwrap();
@@ -62,6 +71,7 @@ impl Farm {
             worker: None,
             runner,
             scheduler_server,
+            settings,
         };
         farm.start_worker();
         farm
@@ -72,18 +82,24 @@ impl Farm {
     }
 
     pub(crate) fn start_worker(&mut self) {
-        let config = format!(
-            r#"{{"content_addressable_storage": "unused:1", "scheduler": "unix:{}",
-                "build_directory_path": "{}", "cache_directory_path": "{}",
-                "browser_url": "http://browser",
-                "runners": [{{"endpoint": "unix:{}", "worker_id": {{"node": "test"}},
-                              "environment_variables": {{"FROM": "worker", "BOTH": "worker"}}}}]}}"#,
-            self.path("scheduler").display(),
-            self.path("build").display(),
-            self.path("cache").display(),
-            self.path("runner").display(),
-        );
-        let config: Config = serde_json::from_str(&config).unwrap();
+        let path = |name: &str| self.path(name).display().to_string();
+        let mut runner = serde_json::json!({
+            "endpoint": format!("unix:{}", path("runner")),
+            "worker_id": {"node": "test"},
+            "environment_variables": {"FROM": "worker", "BOTH": "worker"},
+        });
+        let mut config = serde_json::json!({
+            "content_addressable_storage": "unused:1",
+            "scheduler": format!("unix:{}", path("scheduler")),
+            "build_directory_path": path("build"),
+            "cache_directory_path": path("cache"),
+            "browser_url": "http://browser",
+        });
+        let [of_worker, of_runner] = self.settings.clone();
+        runner.as_object_mut().unwrap().extend(of_runner);
+        config["runners"] = serde_json::json!([runner]);
+        config.as_object_mut().unwrap().extend(of_worker);
+        let config: Config = serde_json::from_value(config).unwrap();
         self.shutdown = Shutdown::new();
         let storage = Arc::clone(&self.storage);
         self.worker = Some(tokio::spawn(crate::worker::serve(

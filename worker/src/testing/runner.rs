@@ -100,8 +100,15 @@ impl FakeRunner {
 impl Runner for FakeRunner {
     async fn check_readiness(
         &self,
-        _: Request<CheckReadinessRequest>,
+        request: Request<CheckReadinessRequest>,
     ) -> Result<Response<()>, Status> {
+        let path = request.into_inner().path;
+        if let Err(error) = self.build_directory.join(&path).symlink_metadata() {
+            return Err(Status::internal(format!("{path}: {error}")));
+        }
+        if self.build_directory.with_file_name("unready").exists() {
+            return Err(Status::unavailable("a mount is missing"));
+        }
         Ok(Response::new(()))
     }
 

@@ -1,6 +1,7 @@
 //! Whole actions through a worker between fake peers.
 
 mod execution;
+mod hostile;
 mod inputs;
 mod outputs;
 mod seal;
