@@ -10,15 +10,18 @@ use proto::wire::rev2::{self, ExecuteResponse};
 use proto::{Digest, DigestFunction, InstanceName};
 use storage::{ActionCache, BlobStore};
 use tokio::sync::{Semaphore, watch};
+use tracing::Instrument;
 
 use crate::Error;
 use crate::build_directory::{BuildDirectories, BuildDirectory};
 use crate::cache::{FileCache, Tenant};
+use crate::completed_actions::Logger;
 use crate::cost::Prices;
 use crate::directories::Directories;
 use crate::files;
 use crate::health::Health;
 use crate::memory::Memory;
+use crate::metrics::ActionMetrics;
 use crate::outputs::{self, Collected, Declared, upload};
 use crate::prepare::Prepared;
 use crate::result::{Moment, Report, browser_link};
@@ -26,6 +29,7 @@ use crate::root::{self, Materialise};
 use crate::runner::Command;
 use crate::session::Session;
 use crate::space::Space;
+use crate::trace::Trace;
 
 /// Where an action is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub(crate) struct Task {
     pub(crate) input_root: Digest,
     timeout: Option<Duration>,
     do_not_cache: bool,
+    /// Whose cause this is a part of, where that is traced.
+    pub(crate) trace: Trace,
 }
 
 impl Task {
@@ -88,6 +94,7 @@ impl Task {
             auxiliary_metadata: message.auxiliary_metadata,
             timeout,
             do_not_cache: action.do_not_cache,
+            trace: Trace::new(&message.w3c_trace_context),
         })
     }
 }
@@ -107,6 +114,8 @@ pub(crate) struct Services {
     /// Whether Directory messages are stored whatever the client says.
     pub(crate) force_directories: bool,
     pub(crate) browser_url: Option<String>,
+    pub(crate) metrics: ActionMetrics,
+    pub(crate) loggers: Vec<Arc<Logger>>,
 }
 
 /// Executes actions for one slot.
@@ -130,6 +139,19 @@ impl Executor {
         session: &Session,
         stage: &watch::Sender<Stage>,
     ) -> ExecuteResponse {
+        let span = tracing::info_span!("action", digest = %task.digest, instance = %task.instance,
+            worker = self.worker, trace = task.trace.id());
+        let executing = self.execute_traced(task, session, stage);
+        executing.instrument(span).await
+    }
+
+    async fn execute_traced(
+        &self,
+        task: &Task,
+        session: &Session,
+        stage: &watch::Sender<Stage>,
+    ) -> ExecuteResponse {
+        let _executing = self.services.metrics.executing();
         let mut report = Report::new(task, &self.worker);
         if let Some(description) = &session.description {
             report.attach(description.clone());
@@ -142,7 +164,13 @@ impl Executor {
         }
         report.complete(&self.prices);
         self.record(task, &mut report).await;
-        report.response()
+        let response = report.response();
+        report.log();
+        self.services.metrics.observe(&response);
+        for logger in &self.services.loggers {
+            logger.log(task, &response);
+        }
+        response
     }
 
     async fn stages(
@@ -228,6 +256,7 @@ impl Executor {
             build: String::new(),
             timeout: task.timeout,
             overlay: None,
+            trace: task.trace.clone(),
         })
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::cache::ReplacementPolicy;
+use crate::completed_actions::LoggerConfig;
 use crate::cost::Prices;
 
 /// What a worker is told. Addresses and directories must be given.
@@ -81,6 +82,9 @@ pub struct Config {
     /// Buildbarn's browser, for links in responses.
     #[serde(default)]
     pub browser_url: Option<String>,
+    /// Services that are told of each completed action.
+    #[serde(default)]
+    pub completed_action_loggers: Vec<LoggerConfig>,
     /// The runners, one at least.
     pub runners: Vec<RunnerConfig>,
 }

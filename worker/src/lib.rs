@@ -21,6 +21,7 @@ mod batches;
 mod build_directory;
 pub mod cache;
 mod clean;
+mod completed_actions;
 pub mod config;
 mod cost;
 mod directories;
@@ -30,6 +31,7 @@ mod error;
 mod files;
 mod health;
 mod memory;
+mod metrics;
 mod outputs;
 mod prepare;
 mod result;
@@ -46,6 +48,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod told;
+mod trace;
 mod worker;
 
 pub use config::Config;

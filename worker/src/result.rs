@@ -7,7 +7,7 @@ use prost::Message;
 use proto::messages;
 use proto::wire::action::{Facts, LeftOut};
 use proto::wire::cas::HistoricalExecuteResponse;
-use proto::wire::protobuf::Any;
+use proto::wire::protobuf::{Any, Timestamp};
 use proto::wire::resourceusage::PosixResourceUsage;
 use proto::wire::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
 use proto::{Digest, InstanceName};
@@ -114,7 +114,7 @@ impl Report {
 
     /// Notes a failure, unless there was one before.
     pub(crate) fn fail(&mut self, error: Error) {
-        tracing::debug!(%error, "action failed");
+        tracing::debug!(%error, stage = self.stage, "failure");
         if self.status.is_none() {
             self.notes.push(format!(
                 "Failed while {} on worker {}: {error}.",
@@ -194,6 +194,48 @@ impl Report {
         let took = now.duration_since(start).unwrap_or_default();
         metadata.auxiliary_metadata.extend(prices.usage(took));
         self.result.execution_metadata = Some(metadata.clone());
+    }
+
+    /// Writes how it went: for an action that failed to be executed so that
+    /// operators see it, otherwise for those who look closely.
+    pub(crate) fn log(&self) {
+        let metadata = &self.metadata;
+        let took = |start: &Option<Timestamp>, end: &Option<Timestamp>| {
+            let start = start.as_ref().and_then(messages::system_time)?;
+            let end = end.as_ref().and_then(messages::system_time)?;
+            end.duration_since(start).ok()
+        };
+        let fetching = took(
+            &metadata.input_fetch_start_timestamp,
+            &metadata.input_fetch_completed_timestamp,
+        );
+        let running = took(
+            &metadata.execution_start_timestamp,
+            &metadata.execution_completed_timestamp,
+        );
+        let uploading = took(
+            &metadata.output_upload_start_timestamp,
+            &metadata.output_upload_completed_timestamp,
+        );
+        let exit_code = self.result.exit_code;
+        match &self.status {
+            None => tracing::debug!(
+                exit_code,
+                ?fetching,
+                ?running,
+                ?uploading,
+                "action completed"
+            ),
+            Some(status) => tracing::info!(
+                code = ?status.code(),
+                error = status.message(),
+                stage = self.stage,
+                ?fetching,
+                ?running,
+                ?uploading,
+                "action failed"
+            ),
+        }
     }
 
     /// The names of the output files.

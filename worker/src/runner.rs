@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::Error;
+use crate::trace::Trace;
 
 /// How long after an action's timeout our own runner may take to answer before
 /// it is taken for stuck.
@@ -48,6 +49,8 @@ pub(crate) struct Command {
     pub(crate) timeout: Option<Duration>,
     /// What the input root lies over; only for a runner that announces it.
     pub(crate) overlay: Option<extension::Overlay>,
+    /// What the call is part of.
+    pub(crate) trace: Trace,
 }
 
 /// How a command ended.
@@ -176,6 +179,8 @@ impl Runner {
         };
         let mut client =
             RunnerExtensionClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        let mut request = Request::new(request);
+        command.trace.add_to(request.metadata_mut());
         let call = client.run(request);
         let response = match command.timeout {
             None => call.await?,
@@ -216,6 +221,7 @@ impl Runner {
         if let Some(timeout) = command.timeout {
             request.set_timeout(timeout);
         }
+        command.trace.add_to(request.metadata_mut());
         let start = tokio::time::Instant::now();
         let mut client =
             RunnerClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);

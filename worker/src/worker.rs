@@ -14,12 +14,14 @@ use crate::Error;
 use crate::action::{Executor, Services};
 use crate::build_directory::BuildDirectories;
 use crate::cache::{FileCache, Limits};
+use crate::completed_actions::{Logger, LoggerMetrics};
 use crate::config::Config;
 use crate::directories::Directories;
 use crate::downloads::Downloads;
 use crate::files;
 use crate::health::{Health, OutOfService};
 use crate::memory::Memory;
+use crate::metrics::ActionMetrics;
 use crate::outputs;
 use crate::result::worker_name;
 use crate::scheduler::Scheduler;
@@ -68,6 +70,14 @@ pub(crate) async fn serve(
     cache.register(diagnostics.metrics());
     let space = space(&config, &cache)?;
     space.register(diagnostics.metrics());
+    let actions = ActionMetrics::default();
+    actions.register(diagnostics.metrics());
+    let logged = LoggerMetrics::default();
+    logged.register(diagnostics.metrics());
+    let loggers = config.completed_action_loggers.iter();
+    let loggers: Vec<_> = loggers
+        .map(|logger| Logger::start(logger, &logged))
+        .collect::<Result<_, _>>()?;
     let services = Arc::new(Services {
         directories: Directories::new(
             Arc::clone(&store),
@@ -87,6 +97,8 @@ pub(crate) async fn serve(
         },
         force_directories: config.force_upload_trees_and_directories,
         browser_url: config.browser_url.clone(),
+        metrics: actions,
+        loggers: loggers.clone(),
     });
     let client = OperationQueueClient::new(daemon::connect(&config.scheduler)?)
         .max_decoding_message_size(MAXIMUM_MESSAGE);
@@ -129,6 +141,7 @@ pub(crate) async fn serve(
     while let Some(ended) = running.join_next().await {
         ended?;
     }
+    futures::future::join_all(loggers.iter().map(|logger| logger.drained())).await;
     builds.cleaned().await;
     cache.close()
 }

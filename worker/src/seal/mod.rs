@@ -145,6 +145,7 @@ async fn run(runner: &Runner, build: &BuildDirectory) -> Result<i64, Status> {
         build: build.name().into(),
         timeout: Some(TIMEOUT),
         overlay: None,
+        trace: crate::trace::Trace::default(),
     };
     runner.run(command).await.map(|ran| ran.exit_code)
 }

@@ -3,12 +3,14 @@
 
 mod farm;
 mod input;
+mod logger;
 mod runner;
 mod scheduler;
 mod storage;
 
 pub(crate) use farm::Farm;
 pub(crate) use input::{Input, digest};
+pub(crate) use logger::FakeLogger;
 pub(crate) use runner::{FakeRunner, Manners};
 pub(crate) use scheduler::FakeScheduler;
 pub(crate) use storage::FakeStorage;

@@ -1,12 +1,14 @@
 //! A runner without any sandbox.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use proto::wire::runner::runner_server::Runner;
 use proto::wire::runner::{CheckReadinessRequest, RunRequest, RunResponse};
 use proto::wire::runner_extension::runner_extension_server::RunnerExtension;
@@ -154,12 +156,17 @@ impl RunnerExtension for FakeRunner {
             Some(_) => extension::termination::Reason::Exited,
             None => extension::termination::Reason::TimedOut,
         };
+        let signal = status.and_then(|status| status.signal());
+        let signal = signal.and_then(|signal| Signal::try_from(signal).ok());
+        let name = signal.map_or("", Signal::as_str).trim_start_matches("SIG");
+        let usage = proto::wire::resourceusage::PosixResourceUsage {
+            termination_signal: name.into(),
+            ..Default::default()
+        };
         let exit_code = status.map_or(137, |status| status.code().unwrap_or(-1));
         Ok(Response::new(extension::RunResponse {
             exit_code: exit_code.into(),
-            resource_usage: vec![proto::messages::pack(
-                &proto::wire::resourceusage::PosixResourceUsage::default(),
-            )],
+            resource_usage: vec![proto::messages::pack(&usage)],
             termination: Some(extension::Termination {
                 reason: reason.into(),
                 wall_time: None,

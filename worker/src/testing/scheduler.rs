@@ -28,6 +28,8 @@ pub(crate) struct FakeScheduler {
     pub(crate) held: Mutex<usize>,
     /// Codes with which to refuse results.
     pub(crate) refuse_results: Mutex<VecDeque<Code>>,
+    /// What a worker said last.
+    pub(crate) last: Mutex<SynchronizeRequest>,
     /// What to hand out to a worker that prefers being idle.
     pub(crate) insist: Mutex<Option<Executing>>,
 }
@@ -46,6 +48,7 @@ impl FakeScheduler {
             refuse: Mutex::new(0),
             held: Mutex::new(0),
             refuse_results: Mutex::default(),
+            last: Mutex::default(),
             insist: Mutex::default(),
         })
     }
@@ -98,6 +101,7 @@ impl OperationQueue for FakeScheduler {
             }
         }
         let request = request.into_inner();
+        self.last.lock().unwrap().clone_from(&request);
         let state = request.current_state.and_then(|state| state.worker_state);
         let said = match &state {
             None => return Err(Status::invalid_argument("no state")),

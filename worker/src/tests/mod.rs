@@ -1,5 +1,6 @@
 //! Whole actions through a worker between fake peers.
 
+mod buildbarn;
 mod execution;
 mod hostile;
 mod inputs;
