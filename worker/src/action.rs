@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::wire::action::Inline;
 use proto::wire::protobuf::{Any, Timestamp};
 use proto::wire::remoteworker::desired_state;
 use proto::wire::rev2::{self, ExecuteResponse};
@@ -51,6 +52,8 @@ pub(crate) struct Task {
     pub(crate) input_root: Digest,
     timeout: Option<Duration>,
     do_not_cache: bool,
+    /// What the client wants to find in the result itself.
+    inline: Inline,
     /// Whose cause this is a part of, where that is traced.
     pub(crate) trace: Trace,
 }
@@ -85,13 +88,22 @@ impl Task {
                     .ok_or(Error::Malformed("timeout of the action is not positive"))?,
             ),
         };
+        let name = "hayloft.action.v1.Inline";
+        let mut auxiliary_metadata = message.auxiliary_metadata;
+        let inline = auxiliary_metadata
+            .iter()
+            .find_map(|any| proto::messages::unpack(any, name))
+            .unwrap_or_default();
+        // That was for the worker alone.
+        auxiliary_metadata.retain(|any| !any.type_url.ends_with(name));
         Ok(Self {
             digest: read("action_digest", message.action_digest.as_ref())?,
             command: read("command_digest", action.command_digest.as_ref())?,
             input_root: read("input_root_digest", action.input_root_digest.as_ref())?,
             instance: prefix.join(&InstanceName::new(&message.instance_name_suffix)?),
             queued: message.queued_timestamp,
-            auxiliary_metadata: message.auxiliary_metadata,
+            auxiliary_metadata,
+            inline,
             timeout,
             do_not_cache: action.do_not_cache,
             trace: Trace::new(&message.w3c_trace_context),
@@ -164,6 +176,7 @@ impl Executor {
         }
         report.complete(&self.prices);
         self.record(task, &mut report).await;
+        report.inline();
         let response = report.response();
         report.log();
         self.services.metrics.observe(&response);
@@ -272,9 +285,9 @@ impl Executor {
         let error = collected.error.take();
         report.left_out(&collected);
         let function = task.digest.function();
-        let outputs = Arc::clone(declared);
+        let (outputs, inline) = (Arc::clone(declared), task.inline.clone());
         let reporting = files::blocking(!collected.has_directories(), move || {
-            outputs::report::report(collected, &outputs, function)
+            outputs::report::report(collected, &outputs, function, &inline)
         });
         let (fields, blobs) = reporting.await?;
         report.outputs(fields);

@@ -17,6 +17,7 @@ use crate::Error;
 use crate::action::Task;
 use crate::cost::Prices;
 use crate::outputs::Collected;
+use crate::outputs::inline::Inlined;
 use crate::outputs::report::Fields;
 use crate::runner::Ran;
 
@@ -37,6 +38,7 @@ pub(crate) struct Report {
     pub(crate) response: ExecuteResponse,
     pub(crate) result: ActionResult,
     pub(crate) facts: Facts,
+    inlined: Inlined,
     metadata: ExecutedActionMetadata,
     /// What was being done last.
     stage: &'static str,
@@ -59,6 +61,7 @@ impl Report {
                 ..Default::default()
             },
             facts: Facts::default(),
+            inlined: Inlined::default(),
             stage: "starting",
             status: None,
             notes: Vec::new(),
@@ -153,6 +156,7 @@ impl Report {
             ..fields.result
         };
         self.response.server_logs = fields.server_logs;
+        self.inlined = fields.inlined;
     }
 
     /// Adds a line to the message that people are shown.
@@ -173,6 +177,7 @@ impl Report {
         result.stdout_digest = None;
         result.stderr_digest = None;
         self.response.server_logs.clear();
+        self.inlined = Inlined::default();
     }
 
     /// Whether the action cache may hold the result (besides what the Action
@@ -194,6 +199,11 @@ impl Report {
         let took = now.duration_since(start).unwrap_or_default();
         metadata.auxiliary_metadata.extend(prices.usage(took));
         self.result.execution_metadata = Some(metadata.clone());
+    }
+
+    /// Puts into the result what the client wants to find there.
+    pub(crate) fn inline(&mut self) {
+        std::mem::take(&mut self.inlined).put(&mut self.result);
     }
 
     /// Writes how it went: for an action that failed to be executed so that

@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use prost::Message as _;
+use proto::wire::action::Inline;
 use proto::wire::longrunning::Operation;
+use proto::wire::protobuf;
 use proto::wire::rev2::execution_server::Execution;
 use proto::wire::rev2::{ExecuteRequest, RequestMetadata, WaitExecutionRequest};
 use proto::{Digest, DigestFunction, InstanceName, messages};
@@ -62,6 +64,11 @@ impl Execution for ExecutionService {
         let instance = InstanceName::new(&request.instance_name)
             .map_err(|error| Error::invalid("instance_name", error))?;
         let digest = action_digest(&request)?;
+        let inline = inline(
+            request.inline_stdout,
+            request.inline_stderr,
+            request.inline_output_files,
+        );
         let (action, platform) = self.actions.load(&instance, digest).await?;
         let (updates, look_up) = self.dispatcher.submit(Submission {
             instance: instance.clone(),
@@ -74,6 +81,7 @@ impl Execution for ExecutionService {
             metadata: metadata
                 .map(|metadata| messages::pack_rev2("RequestMetadata", &metadata))
                 .into_iter()
+                .chain(inline)
                 .collect(),
             trace,
         })?;
@@ -129,6 +137,16 @@ fn action_digest(request: &ExecuteRequest) -> Result<Digest, Error> {
     let function = DigestFunction::from_wire(request.digest_function, hash)
         .map_err(|error| Error::invalid("digest_function", error))?;
     Digest::from_wire(function, wire).map_err(|error| Error::invalid("action_digest", error))
+}
+
+/// What a client wants to find in the result itself, for the worker.
+fn inline(stdout: bool, stderr: bool, output_files: Vec<String>) -> Option<protobuf::Any> {
+    let inline = Inline {
+        stdout,
+        stderr,
+        output_files,
+    };
+    (inline != Inline::default()).then(|| messages::pack(&inline))
 }
 
 /// What the client tells about itself. It is for the worker and for people, so

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proto::{Digest, DigestFunction};
 use tokio::sync::mpsc;
 
@@ -80,6 +81,14 @@ impl Collected {
     pub(crate) fn digest(&self, id: usize) -> Option<Digest> {
         let hashed = self.records.get(id)?.hashed.as_ref()?;
         Some(hashed.digest)
+    }
+
+    /// The bytes of a file, where they are small enough to be in memory.
+    pub(crate) fn bytes(&self, id: usize) -> Option<Bytes> {
+        match &self.records.get(id)?.hashed.as_ref()?.source {
+            Source::Memory(bytes) => Some(bytes.clone()),
+            _ => None,
+        }
     }
 
     /// All files of what can be reported, by number, taken out.

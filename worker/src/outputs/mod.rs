@@ -5,11 +5,12 @@
 //! a link; [`places`] numbers the directories it comes through. [`collect`] takes
 //! in what is found, within limits, and [`hash`] reads and hashes it meanwhile.
 //! [`report`] says it in the result's words, [`tree`] in Tree and Directory
-//! messages; [`upload`] stores what the storage has not.
+//! messages, [`inline`] in bytes that the client wants at once; [`upload`] stores what the storage has not.
 
 pub(crate) mod collect;
 pub(crate) mod declared;
 mod hash;
+pub(crate) mod inline;
 mod places;
 pub(crate) mod report;
 mod tree;

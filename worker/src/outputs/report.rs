@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use proto::DigestFunction;
+use proto::wire::action::Inline;
 use proto::wire::rev2::{self, ActionResult, LogFile};
 
 use super::collect::{Collected, Seen};
 use super::declared::{Declared, Kind};
 use super::hash::Source;
+use super::inline::Inlined;
 use super::tree;
 use super::upload::Blobs;
 
@@ -18,6 +20,8 @@ pub(crate) struct Fields {
     pub(crate) result: ActionResult,
     /// For `ExecuteResponse.server_logs`.
     pub(crate) server_logs: HashMap<String, LogFile>,
+    /// For the client's answer alone.
+    pub(crate) inlined: Inlined,
 }
 
 /// Makes the fields of what was collected, and lists the blobs that they name.
@@ -26,9 +30,11 @@ pub(crate) fn report(
     mut collected: Collected,
     declared: &Declared,
     function: DigestFunction,
+    inline: &Inline,
 ) -> (Fields, Blobs) {
     let mut fields = Fields::default();
     let mut sources = HashMap::new();
+    let mut files = Vec::new();
     let result = &mut fields.result;
     for (position, seen) in std::mem::take(&mut collected.outputs) {
         let output = &declared.outputs[position];
@@ -38,6 +44,7 @@ pub(crate) fn report(
                 let Some(digest) = collected.digest(file.id) else {
                     continue;
                 };
+                files.push(file.id);
                 result.output_files.push(rev2::OutputFile {
                     path,
                     digest: Some(digest.to_wire()),
@@ -88,6 +95,7 @@ pub(crate) fn report(
     };
     result.stdout_digest = stream(collected.stdout);
     result.stderr_digest = stream(collected.stderr);
+    fields.inlined = Inlined::new(inline, &collected, result, &files);
     for (name, id) in &collected.logs {
         let Some(digest) = collected.digest(*id) else {
             continue;

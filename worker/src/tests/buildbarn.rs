@@ -246,3 +246,40 @@ async fn a_logger_is_told_of_each_action_until_it_says_that_it_heard() {
     assert_eq!(response(second), bad);
     farm.end().await;
 }
+
+/// Beyond Buildbarn, whose worker never does.
+#[tokio::test]
+async fn what_the_client_wants_inline_is_in_its_answer_and_not_in_the_cache() {
+    use proto::wire::action::Inline;
+    let mut farm = Farm::new(Manners::default()).await;
+    let script = "echo out; echo err >&2; echo a > a; echo b > b; head -c 200000 /dev/zero > large";
+    let inline = Inline {
+        stdout: true,
+        stderr: false,
+        output_files: vec!["b".into(), "large".into()],
+    };
+    let input = Input::script(script).outputs(&["a", "b", "large"]);
+    let mut task = input.store(&farm.storage);
+    task.auxiliary_metadata = vec![messages::pack(&inline)];
+    let response = farm.execute_task(task).await;
+    let result = response.result.clone().unwrap();
+    assert_eq!(result.stdout_raw, b"out\n");
+    assert_eq!(result.stdout_digest, Some(digest(b"out\n").to_wire()));
+    assert!(result.stderr_raw.is_empty());
+    let contents = |position: usize| result.output_files[position].contents.as_slice();
+    assert_eq!(
+        [contents(0), contents(1), contents(2)],
+        [b"", b"b\n".as_slice(), b""]
+    );
+    assert!(auxiliary::<Inline>(&response, "hayloft.action.v1.Inline").is_none());
+    let cached = farm
+        .storage
+        .results
+        .lock()
+        .unwrap()
+        .values()
+        .next()
+        .cloned();
+    assert!(cached.unwrap().stdout_raw.is_empty());
+    farm.end().await;
+}

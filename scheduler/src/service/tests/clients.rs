@@ -18,6 +18,8 @@ async fn an_action_is_queued_executed_and_its_result_streamed() {
     let action = farm.action("x");
     let mut call = Request::new(ExecuteRequest {
         instance_name: "a/b".into(),
+        inline_stdout: true,
+        inline_output_files: vec!["out".into()],
         ..request(action)
     });
     let metadata = RequestMetadata {
@@ -41,9 +43,17 @@ async fn an_action_is_queued_executed_and_its_result_streamed() {
     assert_eq!(given.action_digest, Some(action.to_wire()));
     assert_eq!(given.digest_function, DigestFunction::Sha256.to_wire());
     assert_eq!(given.instance_name_suffix, "a/b");
+    let inline = proto::wire::action::Inline {
+        stdout: true,
+        stderr: false,
+        output_files: vec!["out".into()],
+    };
     assert_eq!(
-        given.auxiliary_metadata[..1],
-        [pack_rev2("RequestMetadata", &metadata)]
+        given.auxiliary_metadata[..2],
+        [
+            pack_rev2("RequestMetadata", &metadata),
+            proto::messages::pack(&inline)
+        ]
     );
     assert_eq!(given.w3c_trace_context["traceparent"], "00-1-2-3");
     assert!(given.queued_timestamp.is_some());
