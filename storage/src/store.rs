@@ -21,6 +21,9 @@ use crate::error::Error;
 /// natural end when they do not match and it was read from its start to its end.
 pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
 
+/// The bytes of messages, one after the other.
+pub type Messages = BoxStream<'static, Result<Bytes, Error>>;
+
 /// Bytes that can be had again, from any offset on: of a file, or in memory.
 pub type Source = Arc<dyn Fn(u64) -> ByteStream + Send + Sync>;
 
@@ -61,9 +64,9 @@ pub trait BlobStore: Send + Sync + 'static {
         limit: Option<u64>,
     ) -> Result<ByteStream, Error>;
 
-    /// Whole small blobs, one result each, in the order given. Implementations
-    /// split what exceeds their message size; a blob larger than that is read as
-    /// a stream by them.
+    /// Whole small blobs, one result each, in the order given: their bytes are
+    /// checked against their digests. Implementations split what exceeds their
+    /// message size; a blob larger than that is read as a stream by them.
     ///
     /// # Errors
     /// The storage cannot be asked at all.
@@ -72,6 +75,20 @@ pub trait BlobStore: Send + Sync + 'static {
         instance: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error>;
+
+    /// Directory messages of the tree below a root, in any order: some of them, all
+    /// of them, or others. Nothing may depend on it; it saves asking level by level.
+    /// None where the storage does not offer it.
+    ///
+    /// # Errors
+    /// The storage cannot be asked.
+    async fn read_tree(
+        &self,
+        _instance: &InstanceName,
+        _root: Digest,
+    ) -> Result<Option<Messages>, Error> {
+        Ok(None)
+    }
 
     /// Stores a blob. Durable in the storage's own sense when it returns.
     ///

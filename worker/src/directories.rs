@@ -15,7 +15,7 @@ use crate::Error;
 use crate::batches::{Request, requests};
 use crate::cache::Tenant;
 use crate::directory::{Directory, validate};
-use crate::downloads::Downloads;
+use crate::downloads::{Downloads, STREAM};
 use crate::memory::Memory;
 
 /// A message larger than this is refused: REv2 has no bound, memory has.
@@ -75,22 +75,13 @@ impl Directories {
         self.memory.get(&(tenant, *digest))
     }
 
-    /// Takes in a message's bytes.
+    /// Takes in a message's bytes, which were checked against its digest.
     pub(crate) fn insert(
         &self,
         tenant: Tenant,
         digest: Digest,
         bytes: &Bytes,
     ) -> Result<Arc<Directory>, Error> {
-        let actual = Digest::of(digest.function(), bytes);
-        if actual != digest {
-            return Err(Error::storage("fetching input directories")(
-                storage::Error::Corrupt {
-                    expected: digest,
-                    actual,
-                },
-            ));
-        }
         let message = rev2::Directory::decode(bytes.as_ref()).map_err(|source| Error::Decode {
             what: "input directory",
             digest,
@@ -120,6 +111,7 @@ impl Directories {
             directories: HashMap::new(),
             missing: Vec::new(),
         };
+        let mut ahead = HashMap::new();
         let mut level = vec![root];
         let mut seen: HashSet<Digest> = level.iter().copied().collect();
         let mut depth = 0;
@@ -143,7 +135,7 @@ impl Directories {
                 });
             }
             let directories = self
-                .level(tenant, instance, &level, &mut tree.missing)
+                .level(tenant, instance, &level, &ahead, &mut tree.missing)
                 .await?;
             let mut next = Vec::new();
             for (digest, directory) in directories {
@@ -155,8 +147,51 @@ impl Directories {
                 tree.directories.insert(digest, directory);
             }
             level = next;
+            if depth == 1 && level.len() > 1 && !self.knows_any(tenant, &level) {
+                ahead = self.read_ahead(tenant, instance, root).await;
+            }
         }
         Ok(tree)
+    }
+
+    fn knows_any(&self, tenant: Tenant, digests: &[Digest]) -> bool {
+        let mut digests = digests.iter();
+        digests.any(|digest| self.cached(tenant, digest).is_some())
+    }
+
+    /// The messages of a tree of which nothing is known, in one call where the
+    /// storage can do that. What does not come, or is not as it should be, is found
+    /// out level by level.
+    async fn read_ahead(
+        &self,
+        tenant: Tenant,
+        instance: &InstanceName,
+        root: Digest,
+    ) -> HashMap<Digest, Arc<Directory>> {
+        let mut ahead = HashMap::new();
+        let Ok(_turn) = self.downloads.turn(STREAM).await else {
+            return ahead;
+        };
+        let mut messages = match self.store.read_tree(instance, root).await {
+            Ok(Some(messages)) => messages,
+            Ok(None) => return ahead,
+            Err(error) => {
+                tracing::debug!(%error, "no tree at once");
+                return ahead;
+            }
+        };
+        let mut size = 0;
+        while let Ok(Some(bytes)) = messages.try_next().await {
+            size += bytes.len() as u64;
+            if size > MAXIMUM_TREE {
+                break;
+            }
+            let digest = Digest::of(root.function(), &bytes);
+            if let Ok(directory) = self.insert(tenant, digest, &bytes) {
+                ahead.insert(digest, directory);
+            }
+        }
+        ahead
     }
 
     async fn level(
@@ -164,12 +199,14 @@ impl Directories {
         tenant: Tenant,
         instance: &InstanceName,
         digests: &[Digest],
+        ahead: &HashMap<Digest, Arc<Directory>>,
         missing: &mut Vec<Digest>,
     ) -> Result<Vec<(Digest, Arc<Directory>)>, Error> {
         let mut found = Vec::with_capacity(digests.len());
         let mut wanted = Vec::new();
         for digest in digests {
-            match self.cached(tenant, digest) {
+            let known = ahead.get(digest).cloned();
+            match known.or_else(|| self.cached(tenant, digest)) {
                 Some(directory) => found.push((*digest, directory)),
                 None => wanted.push((*digest, ())),
             }

@@ -3,7 +3,7 @@
 //!
 //! Calls go over a [`Pool`] of connections, so many at a time ([`caller`]), and
 //! again where that does no harm. Only calls that every server has are relied on:
-//! GetTree is not made, and QueryWriteStatus may fail. Bytes that are read whole are
+//! GetTree and QueryWriteStatus may fail. Bytes that are read whole are
 //! checked against their digests.
 
 mod announced;
@@ -12,6 +12,7 @@ mod caller;
 mod pool;
 mod read;
 mod remote;
+mod tree;
 mod write;
 
 pub use caller::classify;

@@ -24,9 +24,10 @@ use super::batch::{Batch, Batches, batches, cost, unanswered};
 use super::caller::{Caller, classify, patiently};
 use super::pool::Pool;
 use super::read::Read;
+use super::tree::Trees;
 use super::write::Write;
 use crate::error::Error;
-use crate::store::{ActionCache, BlobStore, ByteStream, Source, collect, source};
+use crate::store::{ActionCache, BlobStore, ByteStream, Messages, Source, collect, source};
 
 /// How many digests one FindMissingBlobs carries (about 700 KB).
 const PAGE: usize = 10_000;
@@ -54,6 +55,7 @@ pub struct RemoteStorage {
     actions: ActionCacheClient<Pool>,
     capabilities: CapabilitiesClient<Pool>,
     caller: Caller,
+    trees: Trees,
     /// Whether blobs are packed where the server can.
     compression: bool,
     /// What the server said of itself, once it has.
@@ -127,6 +129,7 @@ impl RemoteStorage {
             actions: ActionCacheClient::new(action_cache.into())
                 .max_decoding_message_size(MAXIMUM_MESSAGE),
             caller: Caller::new(),
+            trees: Trees::default(),
             compression: false,
             announced: Arc::default(),
         }
@@ -337,6 +340,15 @@ impl BlobStore for RemoteStorage {
             .zip(digests)
             .map(|(result, digest)| result.unwrap_or(Err(Error::NotFound(*digest))))
             .collect())
+    }
+
+    async fn read_tree(
+        &self,
+        instance: &InstanceName,
+        root: Digest,
+    ) -> Result<Option<Messages>, Error> {
+        let reading = self.trees.read(&self.cas, &self.caller, instance, root);
+        reading.await
     }
 
     async fn write(

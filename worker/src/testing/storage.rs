@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use proto::wire::rev2::ActionResult;
 use proto::{Digest, InstanceName};
+use storage::store::Messages;
 use storage::{ActionCache, BlobStore, ByteStream, Error};
 use tokio::sync::{Notify, Semaphore};
 
@@ -21,6 +22,8 @@ pub(crate) struct FakeStorage {
     /// Blobs that were asked for, by batch or stream.
     pub(crate) reads: AtomicUsize,
     pub(crate) writes: AtomicUsize,
+    /// What is told of any tree, if anything.
+    pub(crate) tree: Mutex<Option<Vec<Bytes>>>,
     /// Reads wait for a permit of this.
     pub(crate) gate: Semaphore,
     /// Streams wait for a permit of this when all bytes are out, before they say
@@ -39,6 +42,7 @@ impl FakeStorage {
             results: Mutex::default(),
             reads: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
+            tree: Mutex::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             end: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             at_end: Arc::default(),
@@ -59,7 +63,15 @@ impl FakeStorage {
 
     fn read_one(&self, digest: Digest) -> Result<Bytes, Error> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        self.get(&digest).ok_or(Error::NotFound(digest))
+        let bytes = self.get(&digest).ok_or(Error::NotFound(digest))?;
+        let actual = Digest::of(digest.function(), &bytes);
+        if actual != digest {
+            return Err(Error::Corrupt {
+                expected: digest,
+                actual,
+            });
+        }
+        Ok(bytes)
     }
 
     fn write_one(&self, expected: Digest, bytes: Bytes) -> Result<(), Error> {
@@ -95,7 +107,9 @@ impl BlobStore for FakeStorage {
         _: Option<u64>,
     ) -> Result<ByteStream, Error> {
         let _permit = self.gate.acquire().await.unwrap();
-        let bytes = self.read_one(digest)?;
+        // Unlike those of a batch, these are checked on their way.
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let bytes = self.get(&digest).ok_or(Error::NotFound(digest))?;
         let actual = Digest::of(digest.function(), &bytes);
         let pieces: Vec<Result<Bytes, Error>> = bytes
             .chunks(100_000)
@@ -124,6 +138,11 @@ impl BlobStore for FakeStorage {
             .iter()
             .map(|digest| self.read_one(*digest))
             .collect())
+    }
+
+    async fn read_tree(&self, _: &InstanceName, _: Digest) -> Result<Option<Messages>, Error> {
+        let tree = self.tree.lock().unwrap().clone();
+        Ok(tree.map(|messages| futures::stream::iter(messages.into_iter().map(Ok)).boxed()))
     }
 
     async fn write(

@@ -2,6 +2,7 @@
 
 mod buildbarn;
 mod execution;
+mod fetching;
 mod hostile;
 mod inputs;
 mod outputs;
