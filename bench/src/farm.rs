@@ -52,6 +52,11 @@ impl Farm {
         })
     }
 
+    /// Its process.
+    pub fn id(&self) -> u64 {
+        self.process.id().into()
+    }
+
     /// A client with a connection of its own.
     pub fn client(&self) -> Result<Client> {
         Client::connect(&self.endpoint.parse()?, InstanceName::empty())

@@ -2,7 +2,8 @@
 //! machines differ and are shared, ratios hold.
 //!
 //! `cargo run --release -p bench -- noop` measures what an action costs beyond
-//! the process it runs.
+//! the process it runs; `fetch` what it costs to fetch input files; `memory` shows
+//! what a worker needs of it.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +12,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod farm;
+mod fetch;
 mod floor;
+mod memory;
 mod noop;
 mod statistics;
 
@@ -26,6 +29,10 @@ struct Arguments {
 enum Bench {
     /// No-op actions through a whole farm, beside plain fork and exec.
     Noop(noop::Options),
+    /// Filling the worker's file cache, beside reading and hashing the same bytes.
+    Fetch(fetch::Options),
+    /// What a worker's memory grows to with many large input roots.
+    Memory(memory::Options),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +42,8 @@ fn main() -> ExitCode {
     }
     let outcome = match Arguments::parse().bench {
         Bench::Noop(options) => noop::run(&options),
+        Bench::Fetch(options) => fetch::run(&options),
+        Bench::Memory(options) => memory::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
