@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use daemon::duration::Duration;
 use daemon::{Address, Global};
-use sandbox::{HostIds, Need, Policy, Protection, ServiceHalf};
+use sandbox::{CgroupChoice, HostIds, Need, Policy, Protection, ServiceHalf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
@@ -62,6 +63,14 @@ pub struct Config {
     /// none, no more than `limits`.
     #[serde(default)]
     pub maximum_limits: BTreeMap<String, u64>,
+    /// The control group (v2) that each command gets one of its own in.
+    #[serde(default)]
+    pub cgroup: Cgroup,
+    /// How long a command whose timeout passed has to end when it, and all its
+    /// processes, were sent SIGTERM, before they are killed. 2 s; at most 30 s, for
+    /// workers do not wait longer. 0: they are killed at once.
+    #[serde(default = "default_termination_grace")]
+    pub termination_grace: Duration,
     /// How much a protection matters, where more than by default.
     #[serde(default)]
     pub protections: BTreeMap<String, Importance>,
@@ -84,6 +93,30 @@ pub enum Root {
     Input,
 }
 
+/// Where control groups are made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cgroup {
+    /// In the runner's own, if that was delegated to it.
+    #[default]
+    Own,
+    /// Nowhere.
+    None,
+    /// In this directory, which was delegated to the runner's user.
+    #[serde(untagged)]
+    At(PathBuf),
+}
+
+impl Cgroup {
+    fn choice(&self) -> CgroupChoice {
+        match self {
+            Self::Own => CgroupChoice::Own,
+            Self::None => CgroupChoice::None,
+            Self::At(path) => CgroupChoice::At(path.clone()),
+        }
+    }
+}
+
 /// Host uids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -104,6 +137,10 @@ pub enum Importance {
     BestEffort,
     /// Without it the runner does not start.
     Required,
+}
+
+const fn default_termination_grace() -> Duration {
+    Duration(std::time::Duration::from_secs(2))
 }
 
 const fn default_pool_size() -> usize {
@@ -156,6 +193,9 @@ impl Config {
         }
         if self.pool_size == 0 {
             return invalid("pool_size", "must be at least 1");
+        }
+        if self.termination_grace.0 > std::time::Duration::from_secs(30) {
+            return invalid("termination_grace", "is more than 30 s");
         }
         self.check_users(as_root)?;
         let most = sandbox::most_concurrent(self.pool_size);
@@ -284,6 +324,8 @@ impl Config {
             policy: self.policy()?,
             build_directory: self.build_directory_path.clone(),
             pool_size: self.pool_size,
+            cgroup: self.cgroup.choice(),
+            termination_grace: self.termination_grace.0,
             service: ServiceHalf { uid, gid, keep },
         })
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sandbox::{Failure, MessageError};
+use sandbox::{Failure, Limit, MessageError};
 use tonic::Status;
 
 /// Why the runner does not start, or stopped without being told to.
@@ -61,6 +61,9 @@ pub enum Error {
     /// The sandbox failed.
     #[error("the sandbox failed: {0}")]
     Sandbox(Failure),
+    /// The command met a limit, and the protocol has no other way of telling.
+    #[error("the command met its limit of {0}")]
+    Exceeded(Limit),
     /// The launcher ended the command though nobody asked for it here.
     #[error("the command was killed: the runner is stopping")]
     Killed,
@@ -88,6 +91,7 @@ impl From<Error> for Status {
             Error::NotReady(_) | Error::Killed | Error::Stopping | Error::LauncherGone => {
                 Self::unavailable(message)
             }
+            Error::Exceeded(_) => Self::resource_exhausted(message),
             Error::Sandbox(_) | Error::LauncherIo(_) | Error::Answer => Self::internal(message),
         }
     }

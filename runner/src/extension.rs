@@ -5,6 +5,7 @@ use proto::wire::runner_extension::runner_extension_server::RunnerExtension;
 use proto::wire::runner_extension::{
     DescribeResponse, Protection, ReclaimRequest, RunRequest, RunResponse,
 };
+use sandbox::Limits;
 use tonic::{Request, Response, Status};
 
 use crate::config::Root;
@@ -18,6 +19,8 @@ pub(crate) struct ExtensionService {
     pub(crate) launcher: Launcher,
     pub(crate) set_tmpdir: bool,
     pub(crate) root: Root,
+    /// What commands have where their requests say nothing else.
+    pub(crate) limits: Limits,
 }
 
 #[tonic::async_trait]
@@ -55,10 +58,11 @@ impl RunnerExtension for ExtensionService {
         }
         let request = request::validate(request, self.set_tmpdir)?;
         let done = self.launcher.run(&request).await?;
+        let limits = self.limits.overridden(&request.limits);
         Ok(Response::new(RunResponse {
             exit_code: result::exit_code(done.end)?,
             resource_usage: result::resource_usage(&done),
-            termination: Some(result::termination(&done)),
+            termination: Some(result::termination(&done, &limits)),
         }))
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sandbox::{
-    Client, ClientError, Done, Failure, FailureKind, Frame, Held, Reply, Request, RunRequest,
+    Client, ClientError, Done, Failure, FailureKind, Frame, Held, Limit, Reply, Request, RunRequest,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -79,6 +79,11 @@ impl Launcher {
         Ok(Self { connection })
     }
 
+    /// Limits that nothing enforces.
+    pub(crate) fn unenforced(&self) -> &[Limit] {
+        self.connection.socket.get_ref().unenforced()
+    }
+
     /// What the sandboxes protect.
     pub(crate) fn protections(&self) -> &[Held] {
         self.connection.socket.get_ref().protections()
@@ -96,7 +101,7 @@ impl Launcher {
         let id = self.next_id();
         let frame = Frame::run(id, request).map_err(client_error)?;
         match self.call(id, &frame, Some(turn)).await? {
-            Reply::Done(done) => Ok(done),
+            Reply::Done(done) => Ok(*done),
             Reply::Failed { failure, .. } => Err(run_failure(failure)),
             _ => Err(Error::Answer),
         }

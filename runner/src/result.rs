@@ -4,8 +4,8 @@ use nix::sys::signal::Signal;
 use proto::messages;
 use proto::wire::protobuf::Any;
 use proto::wire::resourceusage::PosixResourceUsage;
-use proto::wire::runner_extension::{Termination, termination::Reason};
-use sandbox::{Done, End};
+use proto::wire::runner_extension::{PeakUsage, Termination, termination::Reason};
+use sandbox::{Done, End, Limits};
 
 use crate::error::Error;
 
@@ -29,16 +29,20 @@ pub(crate) fn exit_code(end: End) -> Result<i64, Error> {
     }
 }
 
-/// Why the command ended, and how long it took.
-pub(crate) fn termination(done: &Done) -> Termination {
-    let reason = match done.end {
-        End::Exited(_) => Reason::Exited,
-        End::Signaled(_) | End::Killed => Reason::Signaled,
-        End::TimedOut => Reason::TimedOut,
+/// Why the command ended, and how long it took. `limits` are those that it had.
+pub(crate) fn termination(done: &Done, limits: &Limits) -> Termination {
+    let reason = match (done.end, done.exceeded) {
+        (_, Some(_)) => Reason::LimitExceeded,
+        (End::Exited(_), None) => Reason::Exited,
+        (End::Signaled(_) | End::Killed, None) => Reason::Signaled,
+        (End::TimedOut, None) => Reason::TimedOut,
     };
+    let limit = done.exceeded;
     Termination {
         reason: reason.into(),
         wall_time: Some(messages::duration(done.duration)),
+        limit: limit.map_or_else(String::new, |limit| limit.name().to_owned()),
+        limit_value: limit.and_then(|limit| limits[limit]).unwrap_or(0),
     }
 }
 
@@ -64,7 +68,13 @@ pub(crate) fn resource_usage(done: &Done) -> Vec<Any> {
         // Linux does not maintain the others (getrusage(2)).
         ..Default::default()
     };
-    vec![messages::pack(&usage)]
+    let used = done.peak.iter();
+    let peak = PeakUsage {
+        used: used
+            .map(|(limit, value)| (limit.name().to_owned(), value))
+            .collect(),
+    };
+    vec![messages::pack(&usage), messages::pack(&peak)]
 }
 
 /// A signal's name without `SIG`; its number where it has none (real-time signals).
@@ -78,7 +88,7 @@ fn signal_name(signal: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandbox::Usage;
+    use sandbox::{Limit, Usage};
     use std::time::Duration;
 
     fn done(end: End) -> Done {
@@ -91,6 +101,8 @@ mod tests {
                 page_reclaims: u64::MAX,
                 ..Usage::default()
             },
+            exceeded: None,
+            peak: Limits::none(),
             duration: Duration::from_secs(2),
         }
     }
@@ -117,16 +129,36 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_that_was_met_is_named() {
+        let mut met = done(End::Signaled(9));
+        met.exceeded = Some(Limit::Memory);
+        met.peak[Limit::Memory] = Some(8);
+        let mut limits = Limits::none();
+        limits[Limit::Memory] = Some(7);
+        let termination = termination(&met, &limits);
+        assert_eq!(termination.reason(), Reason::LimitExceeded);
+        assert_eq!(
+            (&termination.limit[..], termination.limit_value),
+            ("memory_bytes", 7)
+        );
+        let peak = resource_usage(&met).remove(1);
+        let peak: PeakUsage = messages::unpack(&peak, "hayloft.runner.v1.PeakUsage").unwrap();
+        assert_eq!(peak.used["memory_bytes"], 8);
+    }
+
+    #[test]
     fn usage_and_reason_are_carried() {
         let usage = usage(End::Exited(0));
         assert_eq!(usage.maximum_resident_set_size, 4096);
         assert_eq!(usage.page_reclaims, i64::MAX);
         assert_eq!(usage.user_time.unwrap().nanos, 500_000_000);
-        let reason = |end| termination(&done(end)).reason();
+        let reason = |end| termination(&done(end), &Limits::none()).reason();
         assert_eq!(reason(End::Exited(1)), Reason::Exited);
         assert_eq!(reason(End::Signaled(9)), Reason::Signaled);
         assert_eq!(reason(End::TimedOut), Reason::TimedOut);
-        let wall = termination(&done(End::TimedOut)).wall_time.unwrap();
+        let wall = termination(&done(End::TimedOut), &Limits::none())
+            .wall_time
+            .unwrap();
         assert_eq!(wall.seconds, 2);
     }
 }

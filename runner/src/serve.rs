@@ -49,6 +49,9 @@ async fn serve(
         let (protection, why) = (held.protection, &held.why);
         tracing::warn!(%protection, why, remedy = held.remedy, "commands run without a protection");
     }
+    for limit in launcher.unenforced() {
+        tracing::warn!(%limit, "a limit is not enforced: there is no control group for it");
+    }
     let shutdown = stop_on_signal(launcher.clone()).map_err(StartError::Serve)?;
     let diagnostics = Diagnostics::new(&shutdown);
     diagnostics.serve_on(&config.global, diagnostics_sockets)?;
@@ -60,6 +63,7 @@ async fn serve(
         launcher: launcher.clone(),
         set_tmpdir: config.set_tmpdir_environment_variable,
         root: config.root,
+        limits: config.limits.checked().unwrap_or_default(),
     });
     let routes = Routes::new(runner.max_decoding_message_size(REQUEST_BYTES))
         .add_service(extension.max_decoding_message_size(REQUEST_BYTES));

@@ -5,6 +5,7 @@ use proto::wire::runner::{CheckReadinessRequest, RunRequest, RunResponse};
 use sandbox::End;
 use tonic::{Request, Response, Status};
 
+use crate::error::Error;
 use crate::launcher::Launcher;
 use crate::{request, result};
 
@@ -33,6 +34,10 @@ impl Runner for RunnerService {
         let request = request::without_timeout(request.into_inner());
         let request = request::validate(request, self.set_tmpdir)?;
         let done = self.launcher.run(&request).await?;
+        if let Some(limit) = done.exceeded {
+            // Buildbarn's answer has no place for it, and a mere exit code would be a lie.
+            return Err(Error::Exceeded(limit).into());
+        }
         debug_assert!(done.end != End::TimedOut, "there was no timeout");
         Ok(Response::new(RunResponse {
             exit_code: result::exit_code(done.end)?,

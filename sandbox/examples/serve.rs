@@ -2,8 +2,8 @@
 //! replies to standard output. The tests drive sandboxes through it.
 //!
 //! `serve BUILD_DIRECTORY KEY=VALUE...` with the keys `root` (`host`, `input`),
-//! `ids` (`same`, or `START:COUNT`), `pool`, `off` (a protection), and the names of
-//! limits.
+//! `ids` (`same`, or `START:COUNT`), `pool`, `off` (a protection), `cgroup` (a
+//! directory), `grace` (milliseconds), and the names of limits.
 //!
 //! Each frame is `length: u32, kind: u8, id: u64, body`, little endian; kinds
 //! are `r`un (body: an encoded run request), `k`ill, re`c`laim and `p`ath
@@ -13,11 +13,12 @@
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sandbox::{
-    Client, ClientError, Config, Frame, HostIds, Limit, Limits, Need, Policy, Protection, Reply,
-    Request, Root, RunRequest, ServiceHalf, split,
+    CgroupChoice, Client, ClientError, Config, Frame, HostIds, Limit, Limits, Need, Policy,
+    Protection, Reply, Request, Root, RunRequest, ServiceHalf, split,
 };
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn config() -> Option<Config> {
     let build_directory = arguments.next()?.into();
     let (mut root, mut ids, mut pool_size) = (Root::Host, HostIds::SameUser, 2);
     let mut off = Vec::new();
+    let (mut cgroup, mut termination_grace) = (CgroupChoice::None, Duration::ZERO);
     let mut limits = Limits::usual();
     for argument in arguments {
         match argument.split_once('=')? {
@@ -53,6 +55,8 @@ fn config() -> Option<Config> {
                 };
             }
             ("pool", number) => pool_size = number.parse().ok()?,
+            ("cgroup", path) => cgroup = CgroupChoice::At(path.into()),
+            ("grace", millis) => termination_grace = Duration::from_millis(millis.parse().ok()?),
             ("off", name) => off.push(Protection::from_name(name)?),
             (name, value) => {
                 let limit = Limit::from_name(name)?;
@@ -69,6 +73,8 @@ fn config() -> Option<Config> {
         policy,
         build_directory,
         pool_size,
+        cgroup,
+        termination_grace,
         service: ServiceHalf {
             uid: 65533,
             gid: 65533,

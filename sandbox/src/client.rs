@@ -9,6 +9,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use thiserror::Error;
 
+use crate::limits::Limit;
 use crate::message::{DATAGRAM_BYTES, MessageError, Reply, Request};
 use crate::plan::Held;
 use crate::run_request::RunRequest;
@@ -25,6 +26,7 @@ pub struct Client {
     socket: OwnedFd,
     protections: Vec<Held>,
     overlays: bool,
+    unenforced: Vec<Limit>,
 }
 
 /// A message that could not be exchanged.
@@ -92,12 +94,24 @@ pub(crate) fn required_seals() -> SealFlag {
 }
 
 impl Client {
-    pub(crate) fn new(socket: OwnedFd, protections: Vec<Held>, overlays: bool) -> Self {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        protections: Vec<Held>,
+        overlays: bool,
+        unenforced: Vec<Limit>,
+    ) -> Self {
         Self {
             socket,
             protections,
             overlays,
+            unenforced,
         }
+    }
+
+    /// Limits that are set and that nothing on this host enforces.
+    #[must_use]
+    pub fn unenforced(&self) -> &[Limit] {
+        &self.unenforced
     }
 
     /// Whether input roots can be overlays, as far as the kernel and the ids of

@@ -12,6 +12,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, setsid};
 
+use crate::blame::blame;
 use crate::landlock::Rules;
 use crate::limits::Limits;
 use crate::plan::Plan;
@@ -50,6 +51,7 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
         phase: Phase::Command,
         step,
         errno,
+        detail: String::new(),
     };
     let texts = Texts::new(start.plan.root, start.request).map_err(|errno| failure(0, errno))?;
     let arguments = sys::pointers(&texts.arguments);
@@ -62,7 +64,12 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
                 step => perform(step, start, &texts),
             };
             if let Err(errno) = result {
-                failed = Some((index, errno));
+                let (errno, detail) = match step {
+                    // From inside the sandbox, as the command would see it.
+                    Step::Execute => blame(&texts.candidates, errno),
+                    _ => (errno, String::new()),
+                };
+                failed = Some((index, errno, detail));
                 return;
             }
         }
@@ -70,10 +77,13 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
     .map_err(|errno| failure(0, errno))?;
     match failed {
         None => Ok(pid),
-        Some((index, errno)) => {
+        Some((index, errno, detail)) => {
             // It has left already; nothing to learn from how.
             let _ = nix::sys::wait::waitpid(pid, None);
-            Err(failure(index, errno))
+            Err(StepFailure {
+                detail,
+                ..failure(index, errno)
+            })
         }
     }
 }

@@ -8,8 +8,10 @@
 //!
 //! It keeps its capabilities (in its user namespace alone) for the mounts. The
 //! command cannot reach it: it is in no Landlock domain while the command is,
-//! its memory is not dumpable, the kernel drops signals to a pid 1 that has no
-//! handlers, and the channel to the launcher is never in the command's hands.
+//! its memory is not dumpable, the kernel drops signals to a pid 1 that it has no
+//! handlers for, and the channel to the launcher is never in the command's hands. It has
+//! one handler: SIGTERM is passed on to everything in the sandbox, which the launcher
+//! asks for when a command's time is over (and a command may do to itself).
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,10 +26,10 @@ use nix::unistd::{Pid, geteuid, sethostname};
 
 use crate::client::{receive_datagram, send_datagram};
 use crate::command;
+use crate::done::Usage;
 use crate::id_map::{IdPair, map_ids};
 use crate::landlock::Rules;
 use crate::limits::{Limit, Limits};
-use crate::message::Usage;
 use crate::paths::open_place;
 use crate::plan::Plan;
 use crate::policy::{HostIds, Root};
@@ -112,6 +114,7 @@ fn live(state: &mut State<'_>) -> Result<Report, StepFailure> {
         phase: Phase::Request,
         step: 0,
         errno,
+        detail: String::new(),
     };
     send_datagram(state.channel, &Report::Prepared.encode(), &[]).map_err(|e| stray(raw(&e)))?;
     let assignment = receive(state.channel).map_err(stray)?;
@@ -147,6 +150,7 @@ fn run_steps(
             phase,
             step: index,
             errno,
+            detail: String::new(),
         })?;
     }
     Ok(())
@@ -238,6 +242,7 @@ fn enter_own_namespaces(state: &State<'_>, inner: u32) -> nix::Result<()> {
     keep.extend(maps_itself.then_some(proc));
     sys::close_all_but(&keep)?;
     sys::reset_signals()?;
+    sys::pass_on_termination()?;
     umask(Mode::from_bits_truncate(0o022));
     // Commands see pid 1's name and arguments.
     prctl::set_name(c"init")?;
@@ -361,6 +366,7 @@ fn run(
                     phase: Phase::Command,
                     step: 0,
                     errno,
+                    detail: String::new(),
                 });
             }
         }

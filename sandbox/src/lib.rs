@@ -14,8 +14,12 @@
 
 mod attempt;
 mod base;
+mod blame;
+mod cgroup;
 mod client;
 mod command;
+mod disk;
+mod done;
 mod etc;
 mod helper;
 mod id_map;
@@ -35,6 +39,7 @@ mod paths;
 mod plan;
 mod policy;
 mod probe;
+mod process_tree;
 mod reclaim;
 mod rejection;
 mod report;
@@ -49,13 +54,14 @@ mod subordinate;
 mod surroundings;
 mod sys;
 mod user_namespace;
+mod watch;
 mod wire;
 
+pub use cgroup::CgroupChoice;
 pub use client::{Client, ClientError, Frame};
+pub use done::{Done, End, Usage};
 pub use limits::{Limit, Limits};
-pub use message::{
-    Done, End, Failure, FailureKind, MessageError, PATH_BYTES, RUN_BYTES, Reply, Request, Usage,
-};
+pub use message::{Failure, FailureKind, MessageError, PATH_BYTES, RUN_BYTES, Reply, Request};
 pub use overlay::MOST_LAYERS;
 pub use plan::{Held, Plan, Refusal};
 pub use policy::{HostIds, Need, Policy, Protection, Root};

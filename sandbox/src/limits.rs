@@ -133,22 +133,30 @@ impl Limits {
             .filter_map(|limit| Some((limit, self[limit]?)))
     }
 
-    /// These, with those that `asked` sets in their place. None may be more than
+    /// These, with those that `asked` sets in their place.
+    #[must_use]
+    pub fn overridden(&self, asked: &Self) -> Self {
+        let mut limits = self.clone();
+        for (limit, value) in asked.iter() {
+            limits[limit] = Some(value);
+        }
+        limits
+    }
+
+    /// The same within bounds. None may be more than
     /// `most` has, or, where that has none, than these have.
     ///
     /// # Errors
     /// The limit of which too much is asked, and how much there is.
     pub fn with(&self, asked: &Self, most: &Self) -> Result<Self, (Limit, u64)> {
-        let mut limits = self.clone();
         for (limit, value) in asked.iter() {
             if let Some(ceiling) = most[limit].or(self[limit])
                 && value > ceiling
             {
                 return Err((limit, ceiling));
             }
-            limits[limit] = Some(value);
         }
-        Ok(limits)
+        Ok(self.overridden(asked))
     }
 
     pub(crate) fn write(&self, writer: &mut Writer) {

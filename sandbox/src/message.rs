@@ -9,10 +9,9 @@
 //!
 //! The service half chooses the ids; one that is in use is refused.
 
-use std::time::Duration;
-
 use thiserror::Error;
 
+use crate::done::Done;
 use crate::wire::{Reader, Writer};
 
 /// Most bytes of one datagram.
@@ -77,7 +76,7 @@ pub enum Request {
         length: u64,
     },
     /// End the run of this id now. It is answered as every run, with
-    /// [`End::Killed`]; an unknown id is ignored (it has just ended).
+    /// [`End::Killed`](crate::End::Killed); an unknown id is ignored (it has just ended).
     Kill {
         /// Of a run.
         id: u64,
@@ -99,66 +98,6 @@ pub enum Request {
         /// Path.
         path: Vec<u8>,
     },
-}
-
-/// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// It exited with this code.
-    Exited(i32),
-    /// This signal ended it.
-    Signaled(i32),
-    /// Its timeout passed; all was killed.
-    TimedOut,
-    /// [`Request::Kill`] ended it.
-    Killed,
-}
-
-impl End {
-    /// Of a wait status as `waitpid(2)` gives it.
-    pub(crate) fn of(status: libc::c_int) -> Self {
-        if libc::WIFSIGNALED(status) {
-            Self::Signaled(libc::WTERMSIG(status))
-        } else {
-            Self::Exited(libc::WEXITSTATUS(status))
-        }
-    }
-}
-
-/// Resources used by the command and all its descendants (`getrusage(2)`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Time in user mode.
-    pub user_time: Duration,
-    /// Time in the kernel.
-    pub system_time: Duration,
-    /// Of the largest process, in bytes.
-    pub maximum_resident_set_size: u64,
-    /// Page faults without input.
-    pub page_reclaims: u64,
-    /// Page faults with input.
-    pub page_faults: u64,
-    /// 512-byte blocks read.
-    pub block_input_operations: u64,
-    /// 512-byte blocks written.
-    pub block_output_operations: u64,
-    /// Context switches by waiting.
-    pub voluntary_context_switches: u64,
-    /// Context switches by preemption.
-    pub involuntary_context_switches: u64,
-}
-
-/// A command that ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Done {
-    /// Of the request.
-    pub id: u64,
-    /// How it ended.
-    pub end: End,
-    /// What it used.
-    pub usage: Usage,
-    /// From handing the command to its sandbox until all of it was gone.
-    pub duration: Duration,
 }
 
 /// Whose fault a failure is.
@@ -193,7 +132,7 @@ pub enum Reply {
     /// The launcher is ready; sent once, before anything else.
     Started,
     /// A command ran.
-    Done(Done),
+    Done(Box<Done>),
     /// A request was not carried out.
     Failed {
         /// Of the request.
@@ -327,37 +266,6 @@ impl Request {
     }
 }
 
-impl Usage {
-    pub(crate) fn write(&self, writer: &mut Writer) {
-        writer.duration(self.user_time).duration(self.system_time);
-        for value in [
-            self.maximum_resident_set_size,
-            self.page_reclaims,
-            self.page_faults,
-            self.block_input_operations,
-            self.block_output_operations,
-            self.voluntary_context_switches,
-            self.involuntary_context_switches,
-        ] {
-            writer.u64(value);
-        }
-    }
-
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        Ok(Self {
-            user_time: reader.duration("user time")?,
-            system_time: reader.duration("system time")?,
-            maximum_resident_set_size: reader.u64("usage")?,
-            page_reclaims: reader.u64("usage")?,
-            page_faults: reader.u64("usage")?,
-            block_input_operations: reader.u64("usage")?,
-            block_output_operations: reader.u64("usage")?,
-            voluntary_context_switches: reader.u64("usage")?,
-            involuntary_context_switches: reader.u64("usage")?,
-        })
-    }
-}
-
 impl Reply {
     /// As a datagram. Texts of a failure that exceed a datagram are cut.
     #[must_use]
@@ -366,14 +274,7 @@ impl Reply {
             Self::Started => header(STARTED, 0, 0),
             Self::Done(done) => {
                 let mut writer = header(DONE, done.id, 0);
-                let (end, value) = match done.end {
-                    End::Exited(code) => (0, code),
-                    End::Signaled(signal) => (1, signal),
-                    End::TimedOut => (2, 0),
-                    End::Killed => (3, 0),
-                };
-                writer.u32(end).i32(value).duration(done.duration);
-                done.usage.write(&mut writer);
+                done.write(&mut writer);
                 writer
             }
             Self::Failed { id, failure } => {
@@ -408,27 +309,7 @@ impl Reply {
         let (kind, id, _) = read_header(&mut reader)?;
         let reply = match kind {
             STARTED => Self::Started,
-            DONE => {
-                let end = reader.u32("end")?;
-                let value = reader.i32("end")?;
-                Self::Done(Done {
-                    id,
-                    end: match end {
-                        0 => End::Exited(value),
-                        1 => End::Signaled(value),
-                        2 => End::TimedOut,
-                        3 => End::Killed,
-                        value => {
-                            return Err(MessageError::Unknown {
-                                field: "end",
-                                value: value.into(),
-                            });
-                        }
-                    },
-                    duration: reader.duration("duration")?,
-                    usage: Usage::read(&mut reader)?,
-                })
-            }
+            DONE => Self::Done(Box::new(Done::read(id, &mut reader)?)),
             FAILED => {
                 let kind = match reader.u32("failure")? {
                     0 => FailureKind::Command,

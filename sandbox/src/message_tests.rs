@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::done::{Done, End, Usage};
 use crate::limits::{Limit, Limits};
 use crate::run_request::RunRequest;
 
@@ -58,12 +59,18 @@ fn replies() -> Vec<Reply> {
     let mut replies: Vec<_> = ends
         .into_iter()
         .map(|end| {
-            Reply::Done(Done {
+            Reply::Done(Box::new(Done {
                 id: 5,
                 end,
                 usage,
                 duration: Duration::from_nanos(3),
-            })
+                exceeded: Some(Limit::Memory),
+                peak: {
+                    let mut peak = Limits::none();
+                    peak[Limit::Output] = Some(9);
+                    peak
+                },
+            }))
         })
         .collect();
     for kind in [

@@ -10,6 +10,7 @@ use nix::libc;
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::limits::{Limit, Limits};
 use crate::message::RUN_BYTES;
 use crate::overlay::{self, Layers, Work};
 use crate::paths::{self, Relative};
@@ -46,6 +47,7 @@ pub(crate) struct Directions {
     stdout_path: Vec<u8>,
     stderr_path: Vec<u8>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) limits: Limits,
 }
 
 impl Directions {
@@ -71,6 +73,21 @@ struct Opened {
     stderr: OwnedFd,
     mount_points: Option<MountPoints>,
     work: Option<Work>,
+    written: Vec<Written>,
+}
+
+/// A directory that the command may write to, where that has a limit.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) directory: OwnedFd,
+    /// All that is in it is the command's: it is the top of an overlay.
+    pub(crate) all: bool,
+}
+
+/// What the launcher looks at while a command runs.
+pub(crate) struct Looked {
+    pub(crate) outputs: [OwnedFd; 2],
+    pub(crate) written: Vec<Written>,
 }
 
 /// What was made for a run outside its sandbox, to be undone when the sandbox is
@@ -98,7 +115,7 @@ impl Order {
             Rejection::new("read the request", error.to_string(), Errno::EINVAL)
         })?;
         let limits = plan.limits.with(&request.limits, &plan.maximum_limits);
-        limits.map_err(|(limit, most)| {
+        let limits = limits.map_err(|(limit, most)| {
             let detail = format!("{limit}: at most {most}");
             Rejection::new("limits", detail, Errno::EINVAL)
         })?;
@@ -118,6 +135,7 @@ impl Order {
                 stdout_path: request.stdout_path,
                 stderr_path: request.stderr_path,
                 timeout: request.timeout,
+                limits,
             },
             memory,
             opened: None,
@@ -157,12 +175,17 @@ impl Order {
     }
 
     /// What is left of it when a sandbox has it.
-    pub(crate) fn handed(self) -> (Directions, Made) {
-        let made = self.opened.map(|opened| Made {
+    pub(crate) fn handed(self) -> Option<(Directions, Made, Looked)> {
+        let opened = self.opened?;
+        let made = Made {
             _mount_points: opened.mount_points,
             _work: opened.work,
-        });
-        (self.directions, made.unwrap_or_default())
+        };
+        let looked = Looked {
+            outputs: [opened.stdout, opened.stderr],
+            written: opened.written,
+        };
+        Some((self.directions, made, looked))
     }
 }
 
@@ -186,21 +209,54 @@ impl Opened {
         };
         let temporary = match &of.temporary_directory[..] {
             b"" => None,
-            path => Some(directory(build, "temporary directory", path)?.1),
+            path => Some(directory(build, "temporary directory", path)?),
         };
+        let mut written = Vec::new();
+        let limited = [Limit::DiskBytes, Limit::DiskFiles];
+        if limited.iter().any(|limit| of.limits[*limit].is_some()) {
+            written.push(match work {
+                Some(_) => Written {
+                    directory: upper(build, of)?,
+                    all: true,
+                },
+                None => Written::shared(&root)?,
+            });
+            if let Some((directory, _)) = &temporary {
+                written.push(Written::shared(directory)?);
+            }
+        }
         let mount_points = match plan.root {
             Root::Host => None,
             Root::Input => Some(MountPoints::make(root)?),
         };
         Ok(Self {
             input,
-            temporary,
+            temporary: temporary.map(|(_, mount)| mount),
+            written,
             stdout: output(build, "stdout path", &of.stdout_path, plan.host_ids)?,
             stderr: output(build, "stderr path", &of.stderr_path, plan.host_ids)?,
             mount_points,
             work,
         })
     }
+}
+
+impl Written {
+    fn shared(directory: &OwnedFd) -> Result<Self, Rejection> {
+        let copy = directory.try_clone();
+        Ok(Self {
+            directory: copy.map_err(|_| Rejection::new("watch a directory", "", Errno::EMFILE))?,
+            all: false,
+        })
+    }
+}
+
+/// What an overlay is written to.
+fn upper(build: BorrowedFd<'_>, of: &Directions) -> Result<OwnedFd, Rejection> {
+    let path = [&of.scratch_directory[..], b"/upper"].concat();
+    let what = "scratch directory";
+    let reject = |errno| Rejection::new(what, text(&path), errno);
+    paths::open_directory(build, &relative(what, &path)?).map_err(reject)
 }
 
 fn overlay(

@@ -98,17 +98,18 @@ fn an_order_whose_sandbox_died_goes_to_another() {
             last: None,
             silent: false,
             mount_map: None,
+            cgroup: None,
         };
         (sandbox, theirs)
     };
     let (mut dead, gone) = sandbox();
     drop(gone);
     let order = order(7, &request("stdout", "stderr")).unwrap();
-    let Err(NotRun::Dead(order)) = dead.run(build.as_fd(), &plan, order) else {
+    let Err(NotRun::Dead(order)) = dead.run(build.as_fd(), &plan, None, order) else {
         panic!("a dead sandbox took an order");
     };
     let (mut alive, init) = sandbox();
-    assert!(alive.run(build.as_fd(), &plan, *order).is_ok());
+    assert!(alive.run(build.as_fd(), &plan, None, *order).is_ok());
     let datagram = crate::client::receive_datagram(init.as_fd())
         .unwrap()
         .unwrap();

@@ -2,7 +2,9 @@
 
 use nix::errno::Errno;
 
-use crate::message::{MessageError, Usage};
+use crate::done::Usage;
+use crate::message::MessageError;
+use crate::rejection::text;
 use crate::step::Phase;
 use crate::wire::{Reader, Writer};
 
@@ -29,7 +31,12 @@ pub(crate) struct StepFailure {
     /// Its index among the phase's steps.
     pub(crate) step: usize,
     pub(crate) errno: Errno,
+    /// The file it is about, where init knows better than the launcher; at most
+    /// [`DETAIL_BYTES`] of it travel.
+    pub(crate) detail: String,
 }
+
+const DETAIL_BYTES: usize = 2048;
 
 const PREPARED: u32 = 1;
 const FAILED: u32 = 2;
@@ -49,6 +56,8 @@ impl Report {
                     .count(phase.unwrap_or_default())
                     .count(failure.step)
                     .i32(failure.errno as i32);
+                let detail = failure.detail.as_bytes();
+                writer.bytes(&detail[..detail.len().min(DETAIL_BYTES)]);
             }
             Self::Ended { status, usage } => {
                 writer.u32(ENDED).i32(*status);
@@ -72,6 +81,7 @@ impl Report {
                     })?,
                     step: index(reader.u64("step")?),
                     errno: Errno::from_raw(reader.i32("errno")?),
+                    detail: text(reader.bytes("detail")?),
                 })
             }
             ENDED => Self::Ended {
@@ -102,6 +112,7 @@ mod tests {
                 phase: Phase::Command,
                 step: 7,
                 errno: Errno::ENOENT,
+                detail: "a".to_owned(),
             }),
             Report::Ended {
                 status: 256,

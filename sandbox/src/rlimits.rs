@@ -9,8 +9,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::write;
 
+use crate::done::Usage;
 use crate::limits::{Limit, Limits};
-use crate::message::Usage;
 use crate::sys;
 
 /// Sets the limits of this process; hard limits are only ever lowered.

@@ -6,23 +6,28 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
+use crate::cgroup::{Cgroup, Cgroups, Told};
 use crate::client::{receive_datagram, send_datagram};
+use crate::disk::Place;
+use crate::done::{Done, End, Usage};
 use crate::id_map::{IdPair, map_ids};
 use crate::init::{self, Shared};
-use crate::message::{Done, End, Reply, Usage};
+use crate::limits::{Limit, Limits};
+use crate::message::Reply;
 use crate::network::{Network, Networks};
-use crate::order::{Directions, Made, Order};
+use crate::order::{Directions, Looked, Made, Order};
 use crate::plan::Plan;
 use crate::policy::HostIds;
 use crate::rejection::Rejection;
 use crate::report::Report;
+use crate::watch::Watch;
 use crate::{mount_map, sys};
 
 #[derive(Debug)]
@@ -40,8 +45,11 @@ pub(crate) struct Running {
     pub(crate) directions: Directions,
     pub(crate) started: Instant,
     pub(crate) deadline: Option<Instant>,
+    /// Its time was over, and it was asked to end.
+    pub(crate) terminated: bool,
     /// Why all was killed, when it was.
     pub(crate) killed: Option<End>,
+    pub(crate) watch: Watch,
     made: Made,
 }
 
@@ -60,6 +68,8 @@ pub(crate) struct Sandbox {
     pub(crate) silent: bool,
     /// Shows the worker's files as its own.
     pub(crate) mount_map: Option<OwnedFd>,
+    /// Its control group.
+    pub(crate) cgroup: Option<Cgroup>,
 }
 
 /// Why a sandbox did not take an order.
@@ -75,8 +85,10 @@ impl Sandbox {
     pub(crate) fn start(
         shared: &Shared,
         networks: Option<&mut Networks>,
+        cgroup: Option<Cgroup>,
         host_id: u32,
     ) -> nix::Result<Self> {
+        let clone = || clone(cgroup.as_ref());
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -121,6 +133,7 @@ impl Sandbox {
             last: None,
             silent: false,
             mount_map: None,
+            cgroup,
         };
         if let HostIds::Range { .. } = shared.plan.host_ids
             && let Err(errno) = sandbox.map(shared)
@@ -187,8 +200,11 @@ impl Sandbox {
         &mut self,
         build: BorrowedFd<'_>,
         plan: &Plan,
+        cgroups: Option<&Cgroups>,
         mut order: Order,
     ) -> Result<(), NotRun> {
+        self.limit(cgroups, &order.directions.limits)
+            .map_err(NotRun::Rejected)?;
         let map = self.mount_map.as_ref().map(AsFd::as_fd);
         order.open(build, plan, map).map_err(NotRun::Rejected)?;
         if let Err(error) = send_datagram(self.channel.as_fd(), b"run", &order.descriptors()) {
@@ -200,7 +216,10 @@ impl Sandbox {
         }
         let started = Instant::now();
         let id = order.id;
-        let (directions, made) = order.handed();
+        let Some((directions, made, looked)) = order.handed() else {
+            return Ok(());
+        };
+        let watch = self.watch(&directions.limits, cgroups, looked, started);
         let deadline = directions
             .timeout
             .and_then(|timeout| started.checked_add(timeout));
@@ -209,26 +228,106 @@ impl Sandbox {
             directions,
             started,
             deadline,
+            terminated: false,
             killed: None,
+            watch,
             made,
         }));
         Ok(())
     }
+
+    fn limit(&self, cgroups: Option<&Cgroups>, limits: &Limits) -> Result<(), Rejection> {
+        let Some((cgroup, cgroups)) = self.cgroup.as_ref().zip(cgroups) else {
+            return Ok(());
+        };
+        cgroup.limit(limits, cgroups).map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+            Rejection::new("set limits of the control group", "", errno)
+        })
+    }
+
+    /// What is looked at is what its control group does not see to.
+    fn watch(
+        &self,
+        limits: &Limits,
+        cgroups: Option<&Cgroups>,
+        looked: Looked,
+        now: Instant,
+    ) -> Watch {
+        let mut limits = limits.clone();
+        if self.cgroup.is_some() {
+            for limit in [Limit::Memory, Limit::Processes] {
+                if cgroups.is_some_and(|cgroups| cgroups.enforces(limit)) {
+                    limits[limit] = None;
+                }
+            }
+        }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let since = since.map_or(0, |since| since.as_nanos().cast_signed());
+        let places = looked.written.into_iter().map(|written| Place {
+            directory: written.directory,
+            made: (!written.all).then_some((self.host_id, since - CLOCK)),
+        });
+        Watch::new(limits, looked.outputs, places.collect(), now)
+    }
+
+    /// Has everything in it told to end.
+    pub(crate) fn terminate(&self) {
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGTERM);
+    }
 }
 
-fn clone() -> nix::Result<Option<(Pid, OwnedFd)>> {
-    sys::clone_process(libc::CLONE_NEWUSER | libc::CLONE_NEWPID)
+/// File systems tell time by a clock that lags, in nanoseconds.
+const CLOCK: i128 = 20_000_000;
+
+fn clone(cgroup: Option<&Cgroup>) -> nix::Result<Option<(Pid, OwnedFd)>> {
+    let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
+    let Some(cgroup) = cgroup else {
+        return sys::clone_process(namespaces);
+    };
+    match sys::clone_into(namespaces, cgroup.descriptor()) {
+        // Filters of containers refuse clone3, whose arguments they cannot see.
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
+            let cloned = sys::clone_process(namespaces)?;
+            if let Some((pid, _)) = &cloned {
+                // Init has started nothing yet.
+                let added = cgroup.add(*pid);
+                added.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
+            }
+            Ok(cloned)
+        }
+        cloned => cloned,
+    }
 }
 
 impl Running {
-    /// The reply to a run that ended.
-    pub(crate) fn done(&self, end: End, usage: Usage) -> Reply {
-        Reply::Done(Done {
+    /// The reply to a run that ended. `told` by its control group.
+    pub(crate) fn done(&mut self, end: End, usage: Usage, told: Told) -> Reply {
+        let end = match end {
+            End::Killed => End::Killed,
+            _ if self.terminated => End::TimedOut,
+            end => end,
+        };
+        self.watch.finish();
+        let exceeded = self.watch.exceeded.or(match end {
+            End::Exited(0) | End::TimedOut | End::Killed => None,
+            _ if told.out_of_memory => Some(Limit::Memory),
+            _ if told.out_of_processes || self.watch.was_crowded() => Some(Limit::Processes),
+            End::Signaled(libc::SIGXFSZ) => Some(Limit::FileSize),
+            _ => None,
+        });
+        let mut peak = self.watch.peak.clone();
+        for (limit, value) in told.peak.iter() {
+            peak[limit] = Some(value);
+        }
+        Reply::Done(Box::new(Done {
             id: self.id,
             end,
+            exceeded,
             usage,
+            peak,
             duration: self.started.elapsed(),
-        })
+        }))
     }
 
     /// Time left until the deadline.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -13,7 +14,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{Pid, geteuid, getpid};
 use thiserror::Error;
 
+use crate::cgroup::{CgroupChoice, Cgroups};
 use crate::client::Client;
+use crate::limits::Limit;
 use crate::plan::{Plan, Refusal};
 use crate::policy::{HostIds, Policy, Protection};
 use crate::probe::Probe;
@@ -28,6 +31,11 @@ pub struct Config {
     pub build_directory: PathBuf,
     /// How many sandboxes are kept ready ahead of commands; at least 1.
     pub pool_size: usize,
+    /// Where sandboxes have control groups.
+    pub cgroup: CgroupChoice,
+    /// How long a command whose time is over has to end when it was sent SIGTERM,
+    /// before all of it is killed.
+    pub termination_grace: Duration,
     /// What the service half becomes.
     pub service: ServiceHalf,
 }
@@ -121,6 +129,20 @@ pub fn split(config: Config, service: impl FnOnce(Client) -> ExitCode) -> Result
             source: errno.into(),
         }
     };
+    let cgroups = Cgroups::take(&config.cgroup).map_err(|source| Error::Start {
+        step: "use the control group".to_owned(),
+        source,
+    })?;
+    // All other limits the kernel sees to, or the launcher by looking.
+    let enforced = |limit| {
+        cgroups
+            .as_ref()
+            .is_some_and(|groups| groups.enforces(limit))
+    };
+    let unenforced: Vec<_> = [Limit::Cpu]
+        .into_iter()
+        .filter(|limit| plan.limits[*limit].is_some() && !enforced(*limit))
+        .collect();
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -136,13 +158,18 @@ pub fn split(config: Config, service: impl FnOnce(Client) -> ExitCode) -> Result
     let Some((pid, pidfd)) = cloned else {
         drop(ours);
         sys::never_return(|| {
-            let client = Client::new(theirs, plan.protections.clone(), overlays);
+            let client = Client::new(
+                theirs,
+                plan.protections.clone(),
+                overlays,
+                unenforced.clone(),
+            );
             run_service(&config.service, &plan, client, launcher, &old, service)
         });
     };
     drop(theirs);
     let service = Service { pid, pidfd };
-    let result = launcher::run(config, plan, ours, &service);
+    let result = launcher::run(config, plan, cgroups, ours, &service);
     // Whatever happened: nothing of the service half is left.
     let status = service.end().map_err(start("wait for the service half"))?;
     result.map(|()| exit_code(status))

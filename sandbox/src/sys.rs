@@ -117,6 +117,54 @@ pub(crate) fn set_domain_name(name: &str) -> Result<()> {
     Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
 }
 
+/// Has SIGTERM to this process, a pid 1, passed on to every other one of its pid
+/// namespace.
+pub(crate) fn pass_on_termination() -> Result<()> {
+    extern "C" fn pass_on(_: libc::c_int) {
+        // SAFETY: no pointers; kill(2) is safe in a signal handler.
+        unsafe { libc::kill(-1, libc::SIGTERM) };
+    }
+    // SAFETY: a structure of integers: all zeroes is a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = pass_on as *const () as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the action outlives the call; its handler touches nothing of ours.
+    let result = unsafe { libc::sigaction(libc::SIGTERM, &raw const action, std::ptr::null_mut()) };
+    Errno::result(result).map(drop)
+}
+
+/// Of `clone3(2)`; in `libc` it is of a type that does not hold it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// [`clone_process`] into a control group, by `clone3(2)`.
+pub(crate) fn clone_into(
+    namespaces: libc::c_int,
+    cgroup: BorrowedFd<'_>,
+) -> Result<Option<(Pid, OwnedFd)>> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: a structure of integers: all zeroes is a value.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = (namespaces | libc::CLONE_PIDFD) as u64 | CLONE_INTO_CGROUP;
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: as for `clone_process`; the structure is of the size that is passed.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => Ok(Some((
+            Pid::from_raw(pid as libc::pid_t),
+            owned(pidfd.into())?,
+        ))),
+    }
+}
+
 /// A copy of this process in new namespaces; `None` in the copy.
 ///
 /// The caller must have a single thread.

@@ -21,6 +21,7 @@ use crate::cost::Prices;
 use crate::directories::Directories;
 use crate::files;
 use crate::health::Health;
+use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::ActionMetrics;
 use crate::outputs::{self, Collected, Declared, upload};
@@ -54,6 +55,8 @@ pub(crate) struct Task {
     do_not_cache: bool,
     /// What the client wants to find in the result itself.
     inline: Inline,
+    /// Old clients give it with the Command.
+    platform: Option<rev2::Platform>,
     /// Whose cause this is a part of, where that is traced.
     pub(crate) trace: Trace,
 }
@@ -106,6 +109,7 @@ impl Task {
             inline,
             timeout,
             do_not_cache: action.do_not_cache,
+            platform: action.platform.clone(),
             trace: Trace::new(&message.w3c_trace_context),
         })
     }
@@ -139,6 +143,8 @@ pub(crate) struct Executor {
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) prices: Prices,
     pub(crate) health: Health,
+    /// Limits that actions may ask for, and the most of each.
+    pub(crate) maximum_limits: BTreeMap<String, u64>,
 }
 
 impl Executor {
@@ -252,6 +258,7 @@ impl Executor {
         Ok(())
     }
 
+    #[allow(deprecated, reason = "clients before REv2.2 give the platform there")]
     fn command(&self, task: &Task, prepared: &Prepared) -> Result<Command, Error> {
         let command = &prepared.command;
         if command.arguments.is_empty() {
@@ -268,6 +275,10 @@ impl Executor {
             working_directory: prepared.declared.working_directory.to_string(),
             build: String::new(),
             timeout: task.timeout,
+            limits: limits::asked(
+                task.platform.as_ref().or(command.platform.as_ref()),
+                &self.maximum_limits,
+            )?,
             overlay: None,
             trace: task.trace.clone(),
         })

@@ -124,6 +124,10 @@ pub struct RunnerConfig {
     /// any number.
     #[serde(default)]
     pub maximum_consecutive_test_infrastructure_failures: u32,
+    /// Limits that actions may ask for by platform properties of these names (those of
+    /// the runner's limits), and the most of each. Other properties have no effect.
+    #[serde(default)]
+    pub maximum_limits: BTreeMap<String, u64>,
 }
 
 /// A platform: a list of properties, or REv2's message with such a list.

@@ -105,6 +105,16 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
+    /// A platform property asks for what it may not.
+    #[error("platform property {name}: {value:?} is not a number up to {most}")]
+    Property {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+        /// The most it may be.
+        most: u64,
+    },
     /// Blobs that the action needs are not in the storage.
     #[error("{} blobs are missing", .blobs.len())]
     Missing {
@@ -269,7 +279,8 @@ impl From<Error> for Status {
             | Error::Malformed(_)
             | Error::Output { .. }
             | Error::OutputOther { .. }
-            | Error::Path { .. } => Code::InvalidArgument,
+            | Error::Path { .. }
+            | Error::Property { .. } => Code::InvalidArgument,
             // REv2, ActionResult.output_files and output_directories.
             Error::OutputKind { .. } => Code::FailedPrecondition,
             Error::Limit { .. }

@@ -30,6 +30,7 @@ pub mod downloads;
 mod error;
 mod files;
 mod health;
+mod limits;
 mod memory;
 mod metrics;
 mod outputs;

@@ -110,6 +110,10 @@ impl Report {
             ));
         }
         self.metadata.auxiliary_metadata.extend(ran.resource_usage);
+        if let Some((name, limit)) = ran.exceeded {
+            let what = format!("what the command used of {name}");
+            self.fail(Error::Limit { what, limit });
+        }
         if ran.timed_out {
             self.fail(Error::Timeout(timeout.unwrap_or_default()));
         }

@@ -47,6 +47,8 @@ pub(crate) struct Command {
     pub(crate) build: String,
     /// None: no limit.
     pub(crate) timeout: Option<Duration>,
+    /// Limits other than the runner's own, by name.
+    pub(crate) limits: HashMap<String, u64>,
     /// What the input root lies over; only for a runner that announces it.
     pub(crate) overlay: Option<extension::Overlay>,
     /// What the call is part of.
@@ -60,6 +62,8 @@ pub(crate) struct Ran {
     pub(crate) resource_usage: Vec<Any>,
     /// The runner killed it when its time was over.
     pub(crate) timed_out: bool,
+    /// The limit that it failed for, and how much that allowed.
+    pub(crate) exceeded: Option<(String, u64)>,
     /// As the runner measured it, where it does.
     pub(crate) wall_time: Option<Duration>,
 }
@@ -174,7 +178,7 @@ impl Runner {
             environment_variables: command.environment,
             working_directory: command.working_directory,
             timeout: command.timeout.map(proto::messages::duration),
-            limits: HashMap::new(),
+            limits: command.limits,
             overlay: command.overlay,
         };
         let mut client =
@@ -198,6 +202,8 @@ impl Runner {
             exit_code: response.exit_code,
             resource_usage: response.resource_usage,
             timed_out: termination.reason() == extension::termination::Reason::TimedOut,
+            exceeded: (termination.reason() == extension::termination::Reason::LimitExceeded)
+                .then(|| (termination.limit.clone(), termination.limit_value)),
             wall_time: termination
                 .wall_time
                 .as_ref()
@@ -232,6 +238,7 @@ impl Runner {
                     exit_code: response.exit_code,
                     resource_usage: response.resource_usage,
                     timed_out: false,
+                    exceeded: None,
                     wall_time: None,
                 })
             }
@@ -246,6 +253,7 @@ impl Runner {
                     exit_code: 0,
                     resource_usage: Vec::new(),
                     timed_out: true,
+                    exceeded: None,
                     wall_time: command.timeout,
                 })
             }

@@ -120,6 +120,7 @@ pub(crate) async fn serve(
                     environment: runner.environment_variables.clone(),
                     prices: runner.costs_per_second.clone(),
                     health: Health::new(limit, out_of_service.clone()),
+                    maximum_limits: runner.maximum_limits.clone(),
                 },
                 prefix: slot.prefix.clone(),
                 scheduler: Scheduler {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::wire::runner_extension::PeakUsage;
 use proto::wire::runner_extension::termination::Reason;
 use serde_json::json;
 use tonic::{Code, Request};
@@ -32,6 +33,43 @@ fn a_timeout_kills_everything_and_is_told() {
         assert_eq!(response.exit_code, 128 + 9);
         assert_eq!(usage(&response.resource_usage).termination_signal, "KILL");
         assert_eq!(runner.take_output().0, "begun\n", "what it wrote is kept");
+    });
+}
+
+#[test]
+fn a_limit_that_was_met_is_told() {
+    let extra = json!({
+        "limits": {"output_bytes": 1000},
+        "maximum_limits": {"output_bytes": 2000},
+    });
+    each_mode(&extra, async |runner| {
+        let script = "head -c 1500 /dev/zero; exit 1";
+        let day = Duration::from_secs(86_400);
+        let mut request = with_timeout(shell(script), day);
+        let mut extension = runner.extension();
+        let response = extension.run(request.clone()).await.unwrap().into_inner();
+        let termination = response.termination.unwrap();
+        assert_eq!(termination.reason(), Reason::LimitExceeded);
+        assert_eq!(termination.limit, "output_bytes");
+        assert_eq!(termination.limit_value, 1000);
+        let name = "hayloft.runner.v1.PeakUsage";
+        let peak: PeakUsage = proto::messages::unpack(&response.resource_usage[1], name).unwrap();
+        assert_eq!(peak.used["output_bytes"], 1500);
+        assert_eq!(runner.take_output().0.len(), 1000);
+
+        request.limits.insert("output_bytes".into(), 2000);
+        let response = extension.run(request.clone()).await.unwrap().into_inner();
+        assert_eq!(response.termination.unwrap().reason(), Reason::Exited);
+        assert_eq!(runner.take_output().0.len(), 1500);
+        request.limits.insert("output_bytes".into(), 2001);
+        let status = extension.run(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("output_bytes"), "{status}");
+
+        // Buildbarn's protocol can tell it by a status alone.
+        let status = runner.run(shell(script)).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(status.message().contains("output_bytes"), "{status}");
     });
 }
 

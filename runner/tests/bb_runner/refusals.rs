@@ -46,6 +46,8 @@ fn commands_that_cannot_be_executed_are_named() {
             let status = refused(runner, command(&[name])).await;
             assert!(status.message().contains(name), "{name}: {status}");
         }
+        let status = refused(runner, command(&["./orphan"])).await;
+        assert!(status.message().contains("/absent/interpreter"), "{status}");
         let mut request = command(&["true"]);
         request.working_directory = "no/such/place".into();
         let status = refused(runner, request).await;

@@ -5,6 +5,7 @@
 //! sandbox is ready (usually one is), is `Running` until every process of it is
 //! dead and reaped, and is answered then.
 
+mod deadlines;
 mod events;
 mod outcome;
 mod requests;
@@ -22,12 +23,13 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{getegid, geteuid, getppid, setgroups};
 
 use self::events::{Events, Polled, Source};
+use crate::cgroup::Cgroups;
 use crate::client::send_datagram;
 use crate::helper::Helper;
 use crate::id_map::IdPair;
 use crate::ids::Ids;
 use crate::init::Shared;
-use crate::message::{End, Reply};
+use crate::message::Reply;
 use crate::network::Networks;
 use crate::order::Order;
 use crate::paths::open_place;
@@ -71,6 +73,9 @@ struct Launcher<'a> {
     stopping: bool,
     quiet_until: Option<Instant>,
     pause_until: Option<Instant>,
+    cgroups: Option<Cgroups>,
+    /// How long a command has to end when its time is over.
+    grace: Duration,
     /// Who owns the build directory.
     worker: IdPair,
     /// Overlays are wanted: what they take is made ahead, too.
@@ -87,6 +92,7 @@ enum Next {
 pub(crate) fn run(
     config: Config,
     plan: Plan,
+    cgroups: Option<Cgroups>,
     socket: OwnedFd,
     service: &Service,
 ) -> Result<(), Error> {
@@ -144,6 +150,8 @@ pub(crate) fn run(
     let mut launcher = Launcher {
         worker: worker.map_err(errno("look at the build directory"))?,
         overlays: false,
+        cgroups,
+        grace: config.termination_grace,
         networks,
         ids: Ids::new(plan.host_ids, own.as_raw()),
         shared: Shared {
@@ -246,25 +254,6 @@ impl Launcher<'_> {
         polled.wait(timeout).map_err(failed("poll"))
     }
 
-    fn next_deadline(&self, now: Instant) -> PollTimeout {
-        let running = self.sandboxes.iter().filter_map(|s| match &s.state {
-            State::Running(running) => running.left(now),
-            _ => None,
-        });
-        let pauses = [self.pause_until, self.quiet_until];
-        let pauses = pauses
-            .into_iter()
-            .flatten()
-            .map(|until| until.saturating_duration_since(now));
-        match running.chain(pauses).min() {
-            None => PollTimeout::NONE,
-            // Rounded up: waking before the deadline would be for nothing.
-            Some(left) => (left + Duration::from_micros(999))
-                .try_into()
-                .unwrap_or(PollTimeout::MAX),
-        }
-    }
-
     fn handle(&mut self, events: &Events) -> Result<Next, Error> {
         if events.service {
             return Ok(Next::End);
@@ -315,23 +304,15 @@ impl Launcher<'_> {
         Ok(false)
     }
 
-    fn enforce_deadlines(&mut self) {
-        let now = Instant::now();
-        for sandbox in &mut self.sandboxes {
-            if let State::Running(running) = &mut sandbox.state
-                && running.left(now) == Some(Duration::ZERO)
-            {
-                running.killed = Some(End::TimedOut);
-                sandbox.kill();
-            }
-        }
-    }
-
     fn start_sandbox(&mut self) -> Result<(), Error> {
         let Some(host_id) = self.ids.take() else {
             return Ok(());
         };
-        match Sandbox::start(&self.shared, self.networks.as_mut(), host_id) {
+        let group = self.cgroups.as_mut().map(Cgroups::make).transpose();
+        let started = group
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+            .and_then(|group| Sandbox::start(&self.shared, self.networks.as_mut(), group, host_id));
+        match started {
             Ok(mut sandbox) => {
                 if self.overlays {
                     // If that fails, it is tried again when there is a use for it.
@@ -346,6 +327,7 @@ impl Launcher<'_> {
                     phase: Phase::Prepare,
                     step: 0,
                     errno,
+                    detail: String::new(),
                 };
                 self.not_prepared(Some(failure))
             }
@@ -366,7 +348,12 @@ impl Launcher<'_> {
                     // A failure is told by the order, which then lacks the mapping.
                     let _ = sandbox.map_mounts(&self.shared, self.worker);
                 }
-                match sandbox.run(self.build.as_fd(), &self.shared.plan, order) {
+                match sandbox.run(
+                    self.build.as_fd(),
+                    &self.shared.plan,
+                    self.cgroups.as_ref(),
+                    order,
+                ) {
                     Ok(()) => {}
                     Err(NotRun::Rejected(rejection)) => {
                         self.replies.push_back(rejection.reply(id));

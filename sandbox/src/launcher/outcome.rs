@@ -3,10 +3,13 @@
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::libc;
 
 use super::{Launcher, PAUSE, failed};
+use crate::cgroup::Cgroup;
 use crate::command::is_fault_of_command;
-use crate::message::{End, Failure, FailureKind, Reply};
+use crate::done::End;
+use crate::message::{Failure, FailureKind, Reply};
 use crate::report::{Report, StepFailure};
 use crate::sandbox::{Running, Sandbox, State};
 use crate::split::Error;
@@ -26,7 +29,9 @@ impl Launcher<'_> {
             && let State::Running(running) = &mut sandbox.state
         {
             running.clean();
-            self.replies.push_back(running.done(End::of(status), usage));
+            let told = sandbox.cgroup.as_ref().map(Cgroup::told);
+            let done = running.done(End::of(status), usage, told.unwrap_or_default());
+            self.replies.push_back(done);
             sandbox.state = State::Leaving;
         }
     }
@@ -52,15 +57,23 @@ impl Launcher<'_> {
             }
         };
         running.clean();
+        let told = sandbox.cgroup.as_ref().map(Cgroup::told);
+        let told = told.unwrap_or_default();
         let id = running.id;
         let reply = match (reported, running.killed) {
-            (Some(Report::Ended { status, usage }), _) => running.done(End::of(status), usage),
+            (Some(Report::Ended { status, usage }), _) => {
+                running.done(End::of(status), usage, told)
+            }
             (Some(Report::Failed(step)), _) => Reply::Failed {
                 id,
                 failure: self.failure(&step, &running),
             },
             // Init's own use is in it, since it could not say what it was.
-            (_, Some(end)) => running.done(end, rlimits::usage(&usage)),
+            (_, Some(end)) => running.done(end, rlimits::usage(&usage), told),
+            // The kernel killed all of its group.
+            (_, None) if told.out_of_memory => {
+                running.done(End::Signaled(libc::SIGKILL), rlimits::usage(&usage), told)
+            }
             (_, None) => Reply::Failed {
                 id,
                 failure: Failure {
@@ -127,6 +140,7 @@ impl Launcher<'_> {
             step: self.step_name(failed),
             errno: failed.errno as i32,
             detail: match step {
+                Some(Step::Execute) if !failed.detail.is_empty() => failed.detail.clone(),
                 Some(Step::Execute) => running.directions.program.clone(),
                 Some(Step::WorkingDirectory) => running.directions.working_directory.clone(),
                 _ => String::new(),

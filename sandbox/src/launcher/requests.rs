@@ -9,8 +9,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Launcher, MOST_REPLIES, Next, failed};
 use crate::client::{Datagram, receive_datagram};
+use crate::done::{Done, End, Usage};
 use crate::helper::Helper;
-use crate::message::{Done, End, Reply, Request, Usage};
+use crate::limits::Limits;
+use crate::message::{Reply, Request};
 use crate::order::{Directions, Order};
 use crate::paths::{self, Relative};
 use crate::rejection::{Rejection, text};
@@ -143,12 +145,14 @@ impl Launcher<'_> {
     fn kill(&mut self, id: u64) {
         if let Some(waiting) = self.orders.iter().position(|order| order.id == id) {
             self.orders.remove(waiting);
-            self.replies.push_back(Reply::Done(Done {
+            self.replies.push_back(Reply::Done(Box::new(Done {
                 id,
                 end: End::Killed,
+                exceeded: None,
+                peak: Limits::none(),
                 usage: Usage::default(),
                 duration: Duration::ZERO,
-            }));
+            })));
         }
         for sandbox in &mut self.sandboxes {
             if let State::Running(running) = &mut sandbox.state

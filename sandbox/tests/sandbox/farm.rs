@@ -329,7 +329,7 @@ impl Farm {
         self.place(&mut run);
         let id = self.send_run(&run);
         match self.receive() {
-            Reply::Done(done) if done.id == id => done,
+            Reply::Done(done) if done.id == id => *done,
             other => panic!("{other:?}"),
         }
     }

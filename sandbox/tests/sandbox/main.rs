@@ -7,6 +7,7 @@
 
 mod farm;
 mod hostile;
+mod limits;
 mod overlay;
 mod subordinate;
 
@@ -214,7 +215,7 @@ fn programs_are_found_and_errors_told() {
         check(request(&["bin/plain"]), libc::EACCES);
         check(request(&["bin/garbage"]), libc::ENOEXEC);
         check(request(&["bin/orphan"]), libc::ENOENT);
-        check(request(&["./bin"]), libc::EACCES);
+        check(request(&["./bin"]), libc::EISDIR);
         by_path.environment.clear();
         check(by_path, libc::ENOENT);
         let mut elsewhere = request(&["/bin/true"]);

@@ -144,6 +144,7 @@ async fn run(runner: &Runner, build: &BuildDirectory) -> Result<i64, Status> {
         working_directory: String::new(),
         build: build.name().into(),
         timeout: Some(TIMEOUT),
+        limits: std::collections::HashMap::new(),
         overlay: None,
         trace: crate::trace::Trace::default(),
     };

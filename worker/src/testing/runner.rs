@@ -169,7 +169,7 @@ impl RunnerExtension for FakeRunner {
             resource_usage: vec![proto::messages::pack(&usage)],
             termination: Some(extension::Termination {
                 reason: reason.into(),
-                wall_time: None,
+                ..Default::default()
             }),
         }))
     }
