@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Address {
-    /// `HOST:PORT` or `grpc://HOST:PORT`.
+    /// `HOST:PORT` or `grpc://HOST:PORT`; `:PORT` is every address of this host.
     Tcp(String),
     /// `unix:PATH` or `unix://PATH`.
     Unix(PathBuf),
@@ -46,8 +46,7 @@ impl FromStr for Address {
         let text = text.strip_prefix("grpc://").unwrap_or(text);
         let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
-        if host.is_empty()
-            || host.contains(['/', '@', ' '])
+        if host.contains(['/', '@', ' '])
             || (host.contains(':') && !bracketed)
             || port.parse::<u16>().is_err()
         {
@@ -93,6 +92,7 @@ mod tests {
             ("[::1]:80", "grpc://[::1]:80"),
             ("unix:/run/a b", "unix:/run/a b"),
             ("unix:///run/a", "unix:/run/a"),
+            (":8980", "grpc://:8980"),
             ("fd:3", "fd:3"),
         ] {
             let address: Address = text.parse().unwrap();
@@ -108,7 +108,6 @@ mod tests {
             "host",
             "host:",
             "host:x",
-            ":80",
             "::1:80",
             "http://h:1",
             "unix:",

@@ -1,37 +1,176 @@
 //! Connections to peers.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use http::HeaderValue;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+use tonic::transport::channel::ResponseFuture;
+use tonic::transport::{self, Endpoint, Uri};
+use tower::Service;
 
-use crate::{Address, Error};
+use crate::context::CallContext;
+use crate::tls::WatchedClient;
+use crate::watched::Watched;
+use crate::{Address, Error, Upstream};
 
 /// How much of a stream may be under way before its reader must say it keeps up.
 /// The protocol's default of 64 KiB would make each blob wait on round trips.
 pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A peer that vanished without a word is noticed after two minutes. HTTP/2 pings
+/// would be sooner, but servers of gRPC for Go take those that come more often than
+/// every five minutes for an attack.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_RETRIES: u32 = 3;
+
 /// A channel to a peer. It connects on first use and again whenever the
-/// connection is lost; calls made meanwhile fail with UNAVAILABLE.
+/// connection is lost; calls made meanwhile fail with UNAVAILABLE. Calls carry the
+/// [`CallContext`] they are made in, and the token of the peer's configuration.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    transport: transport::Channel,
+    token: Option<Arc<Watched<HeaderValue>>>,
+}
+
+/// A channel to a peer that is talked to in the clear.
 ///
 /// # Errors
 /// The address is one that can only be listened on.
 pub fn connect(address: &Address) -> Result<Channel, Error> {
-    let endpoint = match address {
-        Address::Tcp(host_port) => Endpoint::from_shared(format!("http://{host_port}"))?,
-        Address::Unix(path) => Endpoint::from_shared(format!("unix:{}", path.display()))?,
-        Address::Inherited(_) => return Err(Error::NotConnectable(address.clone())),
-    };
-    Ok(endpoint
+    Upstream::from(address.clone()).connect()
+}
+
+impl Upstream {
+    /// A channel to it. Certificates and the token are read now, and again when their
+    /// files change.
+    ///
+    /// # Errors
+    /// The address is one that can only be listened on; a file cannot be read or
+    /// used; or a token would go over the network in the clear.
+    pub fn connect(&self) -> Result<Channel, Error> {
+        let token = self
+            .bearer_token_path
+            .clone()
+            .map(watch_token)
+            .transpose()?;
+        if token.is_some() && self.tls.is_none() && matches!(self.address, Address::Tcp(_)) {
+            return Err(Error::TokenInTheClear(self.address.clone()));
+        }
+        let transport = match (&self.address, &self.tls) {
+            (Address::Tcp(host_port), None) => {
+                endpoint(&format!("http://{}", to_connect(host_port)))?.connect_lazy()
+            }
+            (Address::Tcp(host_port), Some(tls)) => {
+                let host_port = to_connect(host_port);
+                let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                let name = tls.server_name.as_deref().unwrap_or(host);
+                let name = ServerName::try_from(name.to_owned())
+                    .map_err(|_| Error::ServerName(name.into()))?;
+                let tls = Arc::new(tls.load()?);
+                // The library's own TLS does not read certificates again.
+                endpoint(&format!("http://{host_port}"))?
+                    .origin(
+                        Uri::try_from(format!("https://{host_port}"))
+                            .map_err(|_| Error::NotConnectable(self.address.clone()))?,
+                    )
+                    .connect_with_connector_lazy(tower::service_fn(move |_| {
+                        dial(host_port.clone(), name.clone(), Arc::clone(&tls))
+                    }))
+            }
+            // Nobody but the kernel is between the two.
+            (Address::Unix(path), _) => {
+                endpoint(&format!("unix:{}", path.display()))?.connect_lazy()
+            }
+            (Address::Inherited(_), _) => {
+                return Err(Error::NotConnectable(self.address.clone()));
+            }
+        };
+        Ok(Channel { transport, token })
+    }
+}
+
+/// `:PORT` is this host.
+fn to_connect(host_port: &str) -> String {
+    if host_port.starts_with(':') {
+        format!("localhost{host_port}")
+    } else {
+        host_port.into()
+    }
+}
+
+fn endpoint(uri: &str) -> Result<Endpoint, Error> {
+    Ok(Endpoint::from_shared(uri.to_owned())?
         .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(20))
-        // A peer that vanished without a word is noticed after two minutes. HTTP/2
-        // pings would be sooner, but servers of gRPC for Go take those that come
-        // more often than every five minutes for an attack.
-        .tcp_keepalive(Some(Duration::from_secs(60)))
-        .tcp_keepalive_interval(Some(Duration::from_secs(20)))
-        .tcp_keepalive_retries(Some(3))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(Some(KEEPALIVE))
+        .tcp_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .tcp_keepalive_retries(Some(KEEPALIVE_RETRIES))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .connect_lazy())
+        .initial_connection_window_size(CONNECTION_WINDOW))
+}
+
+async fn dial(
+    host_port: String,
+    name: ServerName<'static>,
+    tls: Arc<WatchedClient>,
+) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let stream = TcpStream::connect(host_port).await?;
+    stream.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    let connector = TlsConnector::from(tls.get());
+    connector.connect(name, stream).await.map(TokioIo::new)
+}
+
+fn watch_token(path: PathBuf) -> Result<Arc<Watched<HeaderValue>>, Error> {
+    let watched = Watched::new(vec![path.clone()], move || {
+        let unreadable = |reason: String| Error::Token {
+            path: path.clone(),
+            reason,
+        };
+        let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
+        let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))
+            .map_err(|_| unreadable("it holds what no header may".into()))?;
+        // Kept out of logs and of the compression's tables.
+        value.set_sensitive(true);
+        Ok(value)
+    })?;
+    Ok(Arc::new(watched))
+}
+
+impl Service<http::Request<Body>> for Channel {
+    type Response = http::Response<Body>;
+    type Error = transport::Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), transport::Error>> {
+        self.transport.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> ResponseFuture {
+        let headers = request.headers_mut();
+        CallContext::add_current(headers);
+        if let Some(token) = &self.token {
+            headers.insert(
+                http::header::AUTHORIZATION,
+                HeaderValue::clone(&token.get()),
+            );
+        }
+        self.transport.call(request)
+    }
 }

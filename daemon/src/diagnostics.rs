@@ -7,6 +7,7 @@
 //! others.
 
 use std::io;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -16,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 
-use crate::accept::Accept;
+use crate::authenticate::AuthenticationPolicy;
+use crate::endpoint::Protocol;
 use crate::grpc_metrics::GrpcMetrics;
-use crate::listener::{Connection, Socket, bind};
+use crate::incoming::{Connection, Incoming};
+use crate::listener::Socket;
 use crate::process::Process;
 use crate::{Endpoint, Error, Listener, Metrics, Shutdown};
 
@@ -188,12 +191,15 @@ impl Global {
     /// # Errors
     /// An address cannot be listened on.
     pub fn bind(&self) -> Result<Vec<Socket>, Error> {
-        self.diagnostics_http_server
+        let mut sockets = Vec::new();
+        for server in self
+            .diagnostics_http_server
             .iter()
             .flat_map(|server| &server.http_servers)
-            .flat_map(Endpoint::addresses)
-            .map(|address| bind(&address))
-            .collect()
+        {
+            sockets.extend(server.bind(Protocol::Http)?);
+        }
+        Ok(sockets)
     }
 }
 
@@ -204,7 +210,8 @@ fn scrape(metrics: &Metrics) -> impl IntoResponse + use<> {
 
 /// Connections, as the HTTP server wants them.
 struct Http {
-    accept: Accept<Listener>,
+    incoming: Incoming,
+    policy: Arc<AuthenticationPolicy>,
     address: String,
 }
 
@@ -212,7 +219,8 @@ impl Http {
     fn new(listener: Listener) -> Self {
         Self {
             address: listener.local_address(),
-            accept: Accept::new(listener),
+            policy: Arc::clone(&listener.reception.policy),
+            incoming: Incoming::new(listener),
         }
     }
 }
@@ -223,8 +231,11 @@ impl axum::serve::Listener for Http {
 
     async fn accept(&mut self) -> (Connection, String) {
         loop {
-            match self.accept.next().await {
-                Some(Ok(connection)) => return (connection, self.address.clone()),
+            match self.incoming.next().await {
+                Some(Ok(connection)) => match self.policy.principal(connection.peer()) {
+                    Ok(_) => return (connection, self.address.clone()),
+                    Err(reason) => tracing::debug!(reason, "a connection is refused"),
+                },
                 Some(Err(error)) => tracing::debug!(%error, "a connection failed at once"),
                 None => std::future::pending::<()>().await,
             }

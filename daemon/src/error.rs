@@ -51,6 +51,37 @@ pub enum Error {
     /// An address that can only be listened on, or only be connected to.
     #[error("{0} cannot be connected to")]
     NotConnectable(Address),
+    /// A file of certificates, of a key or of authorities cannot be used.
+    #[error("TLS: {path}: {reason}")]
+    Tls {
+        /// The file; `(inline)` for what is in the configuration.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// No authorities are configured, and the system has none.
+    #[error(
+        "TLS: the system has no certificate authorities: set server_certificate_authorities or \
+         server_certificate_authorities_path"
+    )]
+    NoAuthorities,
+    /// What should be the name in a server's certificate is no name.
+    #[error("TLS: {0:?} is no name of a server")]
+    ServerName(String),
+    /// An authentication policy contradicts itself or its listener.
+    #[error("authentication_policy: {0}")]
+    Policy(String),
+    /// The file of a token cannot be used.
+    #[error("bearer_token_path: {path}: {reason}")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A token would be readable by everybody between the two ends.
+    #[error("bearer_token_path needs tls: {0} is talked to in the clear")]
+    TokenInTheClear(Address),
     /// The diagnostics server does not start.
     #[error("cannot serve diagnostics: {0}")]
     Diagnostics(io::Error),

@@ -17,13 +17,17 @@
 
 mod accept;
 pub mod address;
+pub mod authenticate;
+pub mod authorize;
 pub mod config;
 pub mod connection;
+pub mod context;
 pub mod diagnostics;
 pub mod duration;
 pub mod endpoint;
 pub mod error;
 mod grpc_metrics;
+mod incoming;
 pub mod limits;
 pub mod listener;
 pub mod metrics;
@@ -32,9 +36,15 @@ pub mod program;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
+pub mod upstream;
+mod watched;
 
 pub use address::Address;
-pub use connection::connect;
+pub use authenticate::Principal;
+pub use authorize::Authorizer;
+pub use connection::{Channel, connect};
+pub use context::CallContext;
 pub use diagnostics::{Diagnostics, Global};
 pub use endpoint::Endpoint;
 pub use error::Error;
@@ -44,6 +54,7 @@ pub use metrics::Metrics;
 pub use program::run;
 pub use server::{serve, serve_to_the_end};
 pub use shutdown::Shutdown;
+pub use upstream::Upstream;
 
 /// Takes what the process was given at its start: descriptors of listening
 /// sockets, and the log filter. Call it once, first thing in `main`, while there

@@ -7,14 +7,14 @@ use std::os::unix;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_stream::Stream;
-use tonic::transport::server::{Connected, TcpConnectInfo, UdsConnectInfo};
 
+use crate::authenticate::AuthenticationPolicy;
+use crate::tls::WatchedServer;
 use crate::{Address, Error};
 
 /// The sockets passed to this process, each until it is taken.
@@ -29,43 +29,79 @@ pub(crate) fn take_inherited() {
     INHERITED.get_or_init(|| Mutex::new(listenfd::ListenFd::from_env()));
 }
 
+/// How those who connect are received.
+#[derive(Clone, Debug)]
+pub(crate) struct Reception {
+    /// What is shown to them; none: they are talked to in the clear. On unix sockets
+    /// there is no use for it, and it is not used.
+    pub(crate) tls: Option<Arc<WatchedServer>>,
+    /// Who may.
+    pub(crate) policy: Arc<AuthenticationPolicy>,
+    /// How many connections there may be at a time.
+    pub(crate) maximum_connections: usize,
+    /// How many calls each may have under way.
+    pub(crate) maximum_calls: u32,
+    /// The service that the health service tells about beside the empty name.
+    pub(crate) health_check_service: Option<String>,
+}
+
+/// How many calls one connection may have under way. A worker's slots share one,
+/// and each has a call that waits for work: it must exceed their number by far,
+/// yet bound what one client can make the program hold.
+pub(crate) const MAXIMUM_CALLS: u32 = 4096;
+
+impl Default for Reception {
+    fn default() -> Self {
+        Self {
+            tls: None,
+            policy: Arc::default(),
+            maximum_connections: tokio::sync::Semaphore::MAX_PERMITS,
+            maximum_calls: MAXIMUM_CALLS,
+            health_check_service: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Kind<T, U> {
+    Tcp(T),
+    Unix(U),
+}
+
 /// A socket that accepts connections.
 #[derive(Debug)]
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A unix stream socket.
-    Unix(UnixListener),
+pub struct Listener {
+    kind: Kind<TcpListener, UnixListener>,
+    pub(crate) reception: Reception,
 }
 
 /// A listening socket that no event loop knows yet: what a program binds before
 /// it starts one, or before it gives up the right to.
 #[derive(Debug)]
-pub enum Socket {
-    /// TCP.
-    Tcp(net::TcpListener),
-    /// A unix stream socket.
-    Unix(unix::net::UnixListener),
+pub struct Socket {
+    kind: Kind<net::TcpListener, unix::net::UnixListener>,
+    pub(crate) reception: Reception,
 }
 
-/// Listens on an address. A unix socket left behind by a process that is gone is
-/// replaced; its permissions are the directory's business.
+/// A stream that was accepted, not yet talked to.
+#[derive(Debug)]
+pub enum Accepted {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a unix socket.
+    Unix(UnixStream),
+}
+
+/// Listens on an address, for everybody and in the clear. A unix socket left behind
+/// by a process that is gone is replaced; its permissions are the directory's business.
 ///
 /// # Errors
 /// The address cannot be resolved or bound, or names no inherited socket.
 pub async fn listen(address: &Address) -> Result<Listener, Error> {
-    let failed = |reason| Error::Listen {
+    bind(address)?.try_into().map_err(|reason| Error::Listen {
         address: address.clone(),
         reason,
-    };
-    match address {
-        // Resolving a name may take a while.
-        Address::Tcp(host_port) => TcpListener::bind(host_port)
-            .await
-            .map(Listener::Tcp)
-            .map_err(failed),
-        Address::Unix(_) | Address::Inherited(_) => bind(address)?.try_into().map_err(failed),
-    }
+    })
 }
 
 /// As [`listen`], outside of an event loop; [`Listener::try_from`] takes the socket
@@ -78,14 +114,27 @@ pub fn bind(address: &Address) -> Result<Socket, Error> {
         address: address.clone(),
         reason,
     };
-    match address {
-        Address::Tcp(host_port) => net::TcpListener::bind(host_port)
-            .map(Socket::Tcp)
-            .map_err(failed),
-        Address::Unix(path) => bind_unix(path).map(Socket::Unix).map_err(failed),
+    let kind = match address {
+        Address::Tcp(host_port) => bind_tcp(host_port).map(Kind::Tcp).map_err(failed)?,
+        Address::Unix(path) => bind_unix(path).map(Kind::Unix).map_err(failed)?,
         Address::Inherited(number) => inherited(*number)
             .map_err(failed)?
-            .ok_or(Error::NotInherited(*number)),
+            .ok_or(Error::NotInherited(*number))?,
+    };
+    Ok(Socket {
+        kind,
+        reception: Reception::default(),
+    })
+}
+
+/// `:PORT` is every address of the host: also those of IPv4, which a socket of IPv6
+/// takes as well, and those alone where the host has no IPv6.
+fn bind_tcp(host_port: &str) -> io::Result<net::TcpListener> {
+    if host_port.starts_with(':') {
+        net::TcpListener::bind(format!("[::]{host_port}"))
+            .or_else(|_| net::TcpListener::bind(format!("0.0.0.0{host_port}")))
+    } else {
+        net::TcpListener::bind(host_port)
     }
 }
 
@@ -98,7 +147,7 @@ fn bind_unix(path: &Path) -> io::Result<unix::net::UnixListener> {
     unix::net::UnixListener::bind(path)
 }
 
-fn inherited(number: usize) -> io::Result<Option<Socket>> {
+fn inherited(number: usize) -> io::Result<Option<Kind<net::TcpListener, unix::net::UnixListener>>> {
     let Some(sockets) = INHERITED.get() else {
         return Ok(None);
     };
@@ -106,16 +155,16 @@ fn inherited(number: usize) -> io::Result<Option<Socket>> {
     let index = number.wrapping_sub(FIRST_INHERITED);
     // A socket of another kind is refused and stays where it is.
     if let Ok(Some(socket)) = sockets.take_unix_listener(index) {
-        return Ok(Some(Socket::Unix(socket)));
+        return Ok(Some(Kind::Unix(socket)));
     }
-    Ok(sockets.take_tcp_listener(index)?.map(Socket::Tcp))
+    Ok(sockets.take_tcp_listener(index)?.map(Kind::Tcp))
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
+        match &self.kind {
+            Kind::Tcp(socket) => socket.as_fd(),
+            Kind::Unix(socket) => socket.as_fd(),
         }
     }
 }
@@ -125,16 +174,20 @@ impl TryFrom<Socket> for Listener {
     type Error = io::Error;
 
     fn try_from(socket: Socket) -> io::Result<Self> {
-        match socket {
-            Socket::Tcp(socket) => {
+        let kind = match socket.kind {
+            Kind::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
-                TcpListener::from_std(socket).map(Self::Tcp)
+                TcpListener::from_std(socket).map(Kind::Tcp)?
             }
-            Socket::Unix(socket) => {
+            Kind::Unix(socket) => {
                 socket.set_nonblocking(true)?;
-                UnixListener::from_std(socket).map(Self::Unix)
+                UnixListener::from_std(socket).map(Kind::Unix)?
             }
-        }
+        };
+        Ok(Self {
+            kind,
+            reception: socket.reception,
+        })
     }
 }
 
@@ -143,9 +196,9 @@ impl Listener {
     /// was chosen, or the socket's path.
     #[must_use]
     pub fn local_address(&self) -> String {
-        match self {
-            Self::Tcp(socket) => socket.local_addr().map(|address| address.to_string()),
-            Self::Unix(socket) => socket.local_addr().map(|address| {
+        match &self.kind {
+            Kind::Tcp(socket) => socket.local_addr().map(|address| address.to_string()),
+            Kind::Unix(socket) => socket.local_addr().map(|address| {
                 address.as_pathname().map_or_else(
                     || format!("descriptor {}", socket.as_fd().as_raw_fd()),
                     |path| path.display().to_string(),
@@ -159,103 +212,19 @@ impl Listener {
 /// Each accepted connection. Small messages go out at once (TCP_NODELAY): a
 /// stream of them would otherwise wait for the peer's delayed acknowledgements.
 impl Stream for Listener {
-    type Item = io::Result<Connection>;
+    type Item = io::Result<Accepted>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match &*self {
-            Self::Tcp(socket) => socket.poll_accept(context).map(|accepted| {
+        match &self.kind {
+            Kind::Tcp(socket) => socket.poll_accept(context).map(|accepted| {
                 Some(accepted.and_then(|(stream, _)| {
                     stream.set_nodelay(true)?;
-                    Ok(Connection::Tcp(stream))
+                    Ok(Accepted::Tcp(stream))
                 }))
             }),
-            Self::Unix(socket) => socket
+            Kind::Unix(socket) => socket
                 .poll_accept(context)
-                .map(|accepted| Some(accepted.map(|(stream, _)| Connection::Unix(stream)))),
+                .map(|accepted| Some(accepted.map(|(stream, _)| Accepted::Unix(stream)))),
         }
-    }
-}
-
-/// An accepted connection.
-#[derive(Debug)]
-pub enum Connection {
-    /// Over TCP.
-    Tcp(TcpStream),
-    /// Over a unix socket.
-    Unix(UnixStream),
-}
-
-/// Who is at the other end.
-#[derive(Clone, Debug)]
-pub enum Peer {
-    /// Its address.
-    Tcp(TcpConnectInfo),
-    /// Its credentials.
-    Unix(UdsConnectInfo),
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        match self {
-            Self::Tcp(stream) => Peer::Tcp(stream.connect_info()),
-            Self::Unix(stream) => Peer::Unix(stream.connect_info()),
-        }
-    }
-}
-
-macro_rules! delegate {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Self::Tcp(stream) => {
-                let $stream = Pin::new(stream);
-                $call
-            }
-            Self::Unix(stream) => {
-                let $stream = Pin::new(stream);
-                $call
-            }
-        }
-    };
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_read(context, buffer))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => stream.poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => stream.poll_write_vectored(context, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_shutdown(context))
     }
 }

@@ -9,14 +9,10 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
-use crate::accept::Accept;
+use crate::authenticate::Authenticate;
 use crate::connection::{CONNECTION_WINDOW, STREAM_WINDOW};
+use crate::incoming::Incoming;
 use crate::{Diagnostics, Error, Listener};
-
-/// How many calls one connection may have under way. A worker's slots share one,
-/// and each has a call that waits for work: it must exceed their number by far,
-/// yet bound what one client can make the program hold.
-const CALLS_PER_CONNECTION: u32 = 4096;
 
 /// How long a silent connection stays unquestioned, and how long the peer may take
 /// to answer (HTTP/2 PING). One that vanished without a word is noticed so.
@@ -65,13 +61,15 @@ pub async fn serve_to_the_end(
 ) -> Result<(), Error> {
     let shutdown = diagnostics.shutdown().clone();
     let health = HealthReporter::new();
+    let told = listener.reception.health_check_service.clone();
+    let names = std::iter::once(String::new()).chain(told).collect();
     let routes = routes.add_service(HealthServer::new(HealthService::from_health_reporter(
         health.clone(),
     )));
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(CALLS_PER_CONNECTION)
+        .max_concurrent_streams(listener.reception.maximum_calls)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         // Clients that drop a finished stream reset it. The library takes a burst
@@ -79,19 +77,24 @@ pub async fn serve_to_the_end(
         .http2_max_pending_accept_reset_streams(Some(16_384))
         .http2_max_local_error_reset_streams(Some(16_384))
         .layer(diagnostics.grpc().clone())
+        .layer(Authenticate(listener.reception.policy.clone()))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(Accept::new(listener), async move {
+        .serve_with_incoming_shutdown(Incoming::new(listener), async move {
             shutdown.cancelled().await;
         });
     tokio::select! {
         served = server => served.map_err(Error::from),
-        never = tell_health(health, &diagnostics) => match never {},
+        never = tell_health(health, names, &diagnostics) => match never {},
     }
 }
 
 /// Has the health service (`grpc.health.v1`) tell whether the program is ready. Once
 /// it stops nothing is told any more, which ends the calls of those who watch.
-async fn tell_health(mut health: HealthReporter, diagnostics: &Diagnostics) -> Infallible {
+async fn tell_health(
+    mut health: HealthReporter,
+    names: Vec<String>,
+    diagnostics: &Diagnostics,
+) -> Infallible {
     loop {
         let ready = diagnostics.is_ready();
         let status = if ready {
@@ -99,11 +102,15 @@ async fn tell_health(mut health: HealthReporter, diagnostics: &Diagnostics) -> I
         } else {
             ServingStatus::NotServing
         };
-        health.set_service_status("", status).await;
+        for name in &names {
+            health.set_service_status(name, status).await;
+        }
         tokio::select! {
             () = diagnostics.changed(ready) => {}
             () = diagnostics.shutdown().cancelled() => {
-                health.clear_service_status("").await;
+                for name in &names {
+                    health.clear_service_status(name).await;
+                }
                 std::future::pending::<()>().await;
             }
         }
@@ -253,7 +260,7 @@ mod tests {
 
         // A call that only watches keeps no program from stopping.
         diagnostics.shutdown().cancel();
-        assert!(told().await.is_none());
+        while told().await.is_some() {}
         drop((client, health, channel));
         server.await.unwrap().unwrap();
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use daemon::tls::{Files, KeyPair};
 
 /// A remote execution farm on one machine, every action in a sandbox.
 #[derive(Debug, Parser)]
@@ -20,7 +21,7 @@ pub enum Command {
     /// Run a whole farm here: storage, scheduler, worker and runner.
     Up(Up),
     /// Run one command remotely: upload its inputs, fetch its outputs.
-    Run(Run),
+    Run(Box<Run>),
     /// Tell what isolation this host can give, and how to get the rest.
     Doctor(Doctor),
     /// One role of a farm.
@@ -68,8 +69,20 @@ pub struct Up {
 #[derive(Args, Clone, Debug)]
 pub struct Run {
     /// The farm [default: one that is started for this command alone].
-    #[arg(long, value_name = "grpc://HOST:PORT")]
-    pub remote: Option<daemon::Address>,
+    #[arg(long, value_name = "grpc[s]://HOST:PORT")]
+    pub remote: Option<daemon::Upstream>,
+    /// PEM of the authorities that vouch for the farm [default: the system's].
+    #[arg(long, value_name = "FILE", requires = "remote")]
+    pub tls_authorities: Option<PathBuf>,
+    /// PEM of the certificate that is shown to the farm.
+    #[arg(long, value_name = "FILE", requires_all = ["remote", "tls_key"])]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM of that certificate's key.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// The token that calls to the farm carry.
+    #[arg(long, value_name = "FILE", requires = "remote")]
+    pub token: Option<PathBuf>,
     /// The instance name at the farm.
     #[arg(long, value_name = "NAME", default_value = "")]
     pub instance: String,
@@ -97,6 +110,28 @@ pub struct Run {
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+impl Run {
+    /// The farm that is named, and how it is talked to.
+    #[must_use]
+    pub fn upstream(&self) -> Option<daemon::Upstream> {
+        let mut upstream = self.remote.clone()?;
+        if let Some(authorities) = &self.tls_authorities {
+            let tls = upstream.tls.get_or_insert_default();
+            tls.server_certificate_authorities_path = Some(authorities.clone());
+        }
+        if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
+            let tls = upstream.tls.get_or_insert_default();
+            tls.client_key_pair = Some(KeyPair::Files(Files {
+                certificate_path: certificate.clone(),
+                private_key_path: key.clone(),
+                refresh_interval: None,
+            }));
+        }
+        upstream.bearer_token_path.clone_from(&self.token);
+        Some(upstream)
+    }
 }
 
 /// Options of the examination.

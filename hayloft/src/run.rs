@@ -41,8 +41,8 @@ pub fn run(arguments: &cli::Run) -> Result<ExitCode> {
     let runtime = up::runtime()?;
     let outcome = runtime.block_on(async {
         let shutdown = daemon::Shutdown::on_signals()?;
-        match &arguments.remote {
-            Some(remote) => execute(arguments, remote, &shutdown).await,
+        match arguments.upstream() {
+            Some(remote) => execute(arguments, &remote, &shutdown).await,
             None => on_own_farm(arguments, &shutdown).await,
         }
     });
@@ -71,7 +71,7 @@ async fn on_own_farm(arguments: &cli::Run, shutdown: &daemon::Shutdown) -> Resul
         () = shutdown.cancelled() => None,
     };
     let outcome = match ready {
-        Some(Ok(())) => execute(arguments, farm.address(), shutdown).await,
+        Some(Ok(())) => execute(arguments, &farm.address().clone().into(), shutdown).await,
         Some(Err(error)) => Err(error.context("cannot start a farm for the command")),
         None => Ok(ExitCode::from(INTERRUPTED)),
     };
@@ -82,7 +82,7 @@ async fn on_own_farm(arguments: &cli::Run, shutdown: &daemon::Shutdown) -> Resul
 /// Runs the command, unless and until it is interrupted.
 async fn execute(
     arguments: &cli::Run,
-    remote: &daemon::Address,
+    remote: &daemon::Upstream,
     shutdown: &daemon::Shutdown,
 ) -> Result<ExitCode> {
     let client = Client::connect(remote, InstanceName::new(&arguments.instance)?)?;
@@ -108,7 +108,7 @@ async fn execute(
 
 async fn perform(
     arguments: &cli::Run,
-    remote: &daemon::Address,
+    remote: &daemon::Upstream,
     client: &Client,
     progress: &Display,
     operation: &RefCell<Option<String>>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use daemon::duration::Duration;
-use daemon::{Address, Global};
+use daemon::{Endpoint, Global};
 use sandbox::{CgroupChoice, HostIds, Need, Policy, Protection, ServiceHalf};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub struct Config {
     /// Where to serve. Whoever can connect can run commands: a unix socket is
     /// made connectable for every user, since the worker is another one, so its
     /// directory is to be closed to all but the worker.
-    pub grpc_servers: Vec<Address>,
+    pub grpc_servers: Vec<Endpoint>,
     /// What commands see as `/`.
     #[serde(default)]
     pub root: Root,

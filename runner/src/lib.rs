@@ -24,8 +24,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 
-use daemon::Address;
+use daemon::endpoint::Protocol;
 use daemon::listener::Socket;
+use daemon::{Address, Endpoint};
 
 pub use config::{Config, Importance, Root, UidRange};
 pub use error::{Error, StartError};
@@ -59,11 +60,10 @@ pub fn plan(config: Config) -> Result<sandbox::Plan, StartError> {
 
 fn start(config: Config) -> Result<ExitCode, StartError> {
     let config = config.effective(nix::unistd::geteuid().is_root())?;
-    let sockets = config
-        .grpc_servers
-        .iter()
-        .map(bind)
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut sockets = Vec::new();
+    for endpoint in &config.grpc_servers {
+        sockets.extend(bind(endpoint)?);
+    }
     let diagnostics = config.global.bind()?;
     let keep = sockets
         .iter()
@@ -80,17 +80,15 @@ fn start(config: Config) -> Result<ExitCode, StartError> {
     Ok(code)
 }
 
-/// Binds a socket that the worker, another user, can connect to. Its directory
-/// says who reaches it.
-fn bind(address: &Address) -> Result<Socket, StartError> {
-    let socket = daemon::listener::bind(address)?;
-    if let Address::Unix(path) = address {
-        std::fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|source| {
-            StartError::Permissions {
-                path: path.clone(),
-                source,
-            }
-        })?;
+/// Binds sockets that the worker, another user, can connect to. Their directory
+/// says who reaches them.
+fn bind(endpoint: &Endpoint) -> Result<Vec<Socket>, StartError> {
+    let sockets = endpoint.bind(Protocol::Grpc)?;
+    for address in endpoint.addresses() {
+        if let Address::Unix(path) = address {
+            std::fs::set_permissions(&path, Permissions::from_mode(0o666))
+                .map_err(|source| StartError::Permissions { path, source })?;
+        }
     }
-    Ok(socket)
+    Ok(sockets)
 }

@@ -6,12 +6,13 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use daemon::config::{Configuration, Duration};
-use daemon::{Address, Global};
+use daemon::{Authorizer, Endpoint, Global, Upstream};
 use proto::{InstanceName, PlatformKey};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::queue::{After, Ignored, Limits, Predeclared, Settings, Timeouts};
+use crate::service::Authorizers;
 use crate::service::invocation::KeyExtractor;
 
 /// What `bb_scheduler` is told. Only the addresses must be given.
@@ -22,14 +23,14 @@ pub struct Config {
     #[serde(default)]
     pub global: Global,
     /// Where clients reach Execution, Operations and Capabilities.
-    pub client_grpc_servers: Vec<Address>,
+    pub client_grpc_servers: Vec<Endpoint>,
     /// Where workers reach the OperationQueue. Whoever can connect here is
     /// trusted with every action, so keep it from clients.
-    pub worker_grpc_servers: Vec<Address>,
+    pub worker_grpc_servers: Vec<Endpoint>,
     /// Where operators reach the BuildQueueState. Whoever can connect here can end
     /// every action and keep every worker from work. None: nowhere.
     #[serde(default)]
-    pub build_queue_state_grpc_servers: Vec<Address>,
+    pub build_queue_state_grpc_servers: Vec<Endpoint>,
     /// A directory in which the scheduler notes that it runs. One that finds the note
     /// of an earlier one, which therefore did not end in order, first lets workers
     /// report what they execute, and takes it over: see `expected_workers`. Absent:
@@ -40,12 +41,25 @@ pub struct Config {
     /// until so many have called, or for 15 seconds. Absent: for 15 seconds.
     #[serde(default)]
     pub expected_workers: Option<NonZeroU32>,
+    /// Who may execute. Everybody who can connect.
+    #[serde(default)]
+    pub execute_authorizer: Authorizer,
+    /// Who may be a worker, by the prefix of instance names that it serves. Everybody
+    /// who can connect.
+    #[serde(default)]
+    pub synchronize_authorizer: Authorizer,
+    /// Who may add and remove drains. Everybody who can connect.
+    #[serde(default)]
+    pub modify_drains_authorizer: Authorizer,
+    /// Who may end operations. Everybody who can connect.
+    #[serde(default)]
+    pub kill_operations_authorizer: Authorizer,
     /// Where actions are read from: any REv2 storage.
-    pub content_addressable_storage: Address,
+    pub content_addressable_storage: Upstream,
     /// Asked for a result before an action is queued. Absent: clients ask
     /// themselves, as Bazel does, and everything that is sent is executed.
     #[serde(default)]
-    pub action_cache: Option<Address>,
+    pub action_cache: Option<Upstream>,
     /// The largest Action or Command that is read, and the largest report of a
     /// worker that is taken. 16 MiB.
     #[serde(default = "default_maximum_message_size")]
@@ -236,6 +250,17 @@ fn no_workers_timeout() -> Duration {
 }
 
 impl Config {
+    /// Who may do what.
+    #[must_use]
+    pub fn authorizers(&self) -> Authorizers {
+        Authorizers {
+            execute: self.execute_authorizer.clone(),
+            synchronize: self.synchronize_authorizer.clone(),
+            modify_drains: self.modify_drains_authorizer.clone(),
+            kill_operations: self.kill_operations_authorizer.clone(),
+        }
+    }
+
     /// The numbers the queue is to go by.
     ///
     /// # Errors

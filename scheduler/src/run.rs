@@ -24,7 +24,7 @@ use crate::service::invocation::KeyExtractor;
 use crate::service::operation_queue::OperationQueueService;
 use crate::service::operations::OperationsService;
 use crate::service::queue_state::QueueStateService;
-use crate::service::{Actions, Dispatcher};
+use crate::service::{Actions, Authorizers, Dispatcher};
 
 /// The variable by which a supervisor tells that it starts the scheduler anew, after
 /// one that did not end in order.
@@ -60,19 +60,38 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let queue = Queue::new(settings, &config.predeclared()?, random, now);
     let dispatcher = Dispatcher::new(queue, shutdown.clone());
 
+    let authorizers = Arc::new(config.authorizers());
     let mut listeners = Vec::new();
     let extractors = config.invocation_key_extractors.clone();
-    let clients = client_routes(dispatcher.clone(), actions, action_cache, extractors);
-    for address in &config.client_grpc_servers {
-        listeners.push((daemon::listen(address).await?, clients.clone()));
+    let clients = client_routes(
+        dispatcher.clone(),
+        actions,
+        action_cache,
+        extractors,
+        authorizers.clone(),
+    );
+    for endpoint in &config.client_grpc_servers {
+        let routes = endpoint
+            .listen()?
+            .into_iter()
+            .map(|at| (at, clients.clone()));
+        listeners.extend(routes);
     }
-    let workers = worker_routes(dispatcher.clone(), limit);
-    for address in &config.worker_grpc_servers {
-        listeners.push((daemon::listen(address).await?, workers.clone()));
+    let workers = worker_routes(dispatcher.clone(), limit, authorizers.clone());
+    for endpoint in &config.worker_grpc_servers {
+        let routes = endpoint
+            .listen()?
+            .into_iter()
+            .map(|at| (at, workers.clone()));
+        listeners.extend(routes);
     }
-    let operators = queue_state_routes(dispatcher.clone());
-    for address in &config.build_queue_state_grpc_servers {
-        listeners.push((daemon::listen(address).await?, operators.clone()));
+    let operators = queue_state_routes(dispatcher.clone(), authorizers);
+    for endpoint in &config.build_queue_state_grpc_servers {
+        let routes = endpoint
+            .listen()?
+            .into_iter()
+            .map(|at| (at, operators.clone()));
+        listeners.extend(routes);
     }
     for (listener, _) in &listeners {
         tracing::info!(address = listener.local_address(), "listening");
@@ -104,30 +123,39 @@ pub fn client_routes(
     actions: Actions,
     action_cache: Option<Arc<dyn ActionCache>>,
     extractors: Vec<KeyExtractor>,
+    authorizers: Arc<Authorizers>,
 ) -> Routes {
     Routes::new(ExecutionServer::new(ExecutionService {
         dispatcher: dispatcher.clone(),
         actions,
         action_cache,
         extractors,
+        authorizers: authorizers.clone(),
     }))
-    .add_service(OperationsServer::new(OperationsService(dispatcher)))
-    .add_service(CapabilitiesServer::new(Announcement))
+    .add_service(OperationsServer::new(OperationsService(
+        dispatcher,
+        authorizers.clone(),
+    )))
+    .add_service(CapabilitiesServer::new(Announcement(authorizers)))
 }
 
 /// The service that workers use. Their reports hold whole action results, so the
 /// library's limit of 4 MiB to a message is too little.
 #[must_use]
-pub fn worker_routes(dispatcher: Arc<Dispatcher>, maximum_message_size: u64) -> Routes {
+pub fn worker_routes(
+    dispatcher: Arc<Dispatcher>,
+    maximum_message_size: u64,
+    authorizers: Arc<Authorizers>,
+) -> Routes {
     let limit = usize::try_from(maximum_message_size).unwrap_or(usize::MAX);
-    let service = OperationQueueService(dispatcher);
+    let service = OperationQueueService(dispatcher, authorizers);
     Routes::new(OperationQueueServer::new(service).max_decoding_message_size(limit))
 }
 
 /// The services that operators use.
 #[must_use]
-pub fn queue_state_routes(dispatcher: Arc<Dispatcher>) -> Routes {
-    let service = QueueStateService(dispatcher);
+pub fn queue_state_routes(dispatcher: Arc<Dispatcher>, authorizers: Arc<Authorizers>) -> Routes {
+    let service = QueueStateService(dispatcher, authorizers);
     Routes::new(BuildQueueStateServer::new(service.clone()))
         .add_service(ExplanationServer::new(service))
 }

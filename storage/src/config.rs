@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use daemon::{Address, Global};
+use daemon::{Endpoint, Global, Upstream};
 use serde::{Deserialize, Serialize};
 
 /// A storage daemon: the embedded store, the endpoint for clients and the one for
@@ -27,14 +27,14 @@ pub struct Config {
     pub memory_cache_size_bytes: u64,
     /// Where clients are served: storage, and execution if there is a scheduler.
     #[serde(default)]
-    pub client_listen_addresses: Vec<Address>,
+    pub client_listen_addresses: Vec<Endpoint>,
     /// Where workers and schedulers are served: storage, and updates of the action
     /// cache. Whoever reaches these can write results that every client believes.
     #[serde(default)]
-    pub internal_listen_addresses: Vec<Address>,
+    pub internal_listen_addresses: Vec<Endpoint>,
     /// The scheduler that execution is passed on to. Default: none.
     #[serde(default)]
-    pub scheduler: Option<Address>,
+    pub scheduler: Option<Upstream>,
     /// Whether clients may update the action cache. Default: no.
     #[serde(default)]
     pub allow_client_action_cache_updates: bool,

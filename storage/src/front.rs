@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use daemon::Shutdown;
+use daemon::{Channel, Shutdown};
 use tonic::service::{Routes, RoutesBuilder};
-use tonic::transport::Channel;
 
 use crate::serve::{
     ActionCacheService, ByteStreamService, CapabilitiesService, CasService, ExecutionForwarder,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use daemon::{Diagnostics, Shutdown};
+use daemon::{Diagnostics, Shutdown, Upstream};
 use futures::future::try_join_all;
 
 use crate::complete::Complete;
@@ -21,14 +21,18 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     // Listening first: what connects while the store is opened waits, and is not
     // refused.
     let mut clients = Vec::new();
-    for address in &config.client_listen_addresses {
-        clients.push(daemon::listen(address).await?);
+    for endpoint in &config.client_listen_addresses {
+        clients.extend(endpoint.listen()?);
     }
     let mut internals = Vec::new();
-    for address in &config.internal_listen_addresses {
-        internals.push(daemon::listen(address).await?);
+    for endpoint in &config.internal_listen_addresses {
+        internals.extend(endpoint.listen()?);
     }
-    let scheduler = config.scheduler.as_ref().map(daemon::connect).transpose()?;
+    let scheduler = config
+        .scheduler
+        .as_ref()
+        .map(Upstream::connect)
+        .transpose()?;
 
     let opening = config.clone();
     let (blobs, actions) = tokio::task::spawn_blocking(move || open(&opening))

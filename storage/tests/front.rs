@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Server, Subject, sha256};
-use daemon::Shutdown;
+use daemon::{Channel, Shutdown};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use proto::wire::longrunning::operations_client::OperationsClient;
@@ -25,7 +25,6 @@ use storage::Front;
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataValue;
 use tonic::service::RoutesBuilder;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";

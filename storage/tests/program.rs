@@ -20,8 +20,8 @@ async fn it_serves_both_endpoints_and_keeps_what_it_has() {
     let folder = tempfile::tempdir().unwrap();
     let [clients, internal] = ["clients", "internal"].map(|name| folder.path().join(name));
     let config = Config {
-        client_listen_addresses: vec![Address::Unix(clients.clone())],
-        internal_listen_addresses: vec![Address::Unix(internal.clone())],
+        client_listen_addresses: vec![Address::Unix(clients.clone()).into()],
+        internal_listen_addresses: vec![Address::Unix(internal.clone()).into()],
         ..Config::new(folder.path().join("store"))
     };
     let (digest, bytes) = blob(1, 300 << 10);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{MIB, Server, Subject, blob, sha256};
+use daemon::Channel;
 use futures::StreamExt;
 use prost::Message;
 use proto::wire::bytestream::byte_stream_client::ByteStreamClient;
@@ -24,7 +25,6 @@ use proto::wire::rev2::{
 };
 use storage::serve::MAXIMUM_BATCH;
 use storage::{BlobStore, Error, Front, RemoteStorage};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// The front without a scheduler.

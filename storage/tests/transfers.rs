@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use common::{MIB, Server, Subject, blob, gather, root, sha256};
-use daemon::Address;
+use daemon::{Address, Channel};
 use proto::Digest;
 use proto::wire::bytestream::byte_stream_client::ByteStreamClient;
 use proto::wire::bytestream::{QueryWriteStatusRequest, ReadRequest, WriteRequest};
@@ -21,7 +21,6 @@ use proto::wire::rev2::{
 use storage::{BlobStore, RemoteStorage, internal_routes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 async fn served() -> (Subject, Server) {

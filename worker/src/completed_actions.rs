@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::metrics::{Counter, Family};
-use daemon::{Address, Metrics};
+use daemon::{Channel, Metrics, Upstream};
 use prometheus_client::encoding::EncodeLabelSet;
 use proto::InstanceName;
 use proto::wire::cas::HistoricalExecuteResponse;
@@ -23,7 +23,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::Error;
 use crate::action::Task;
@@ -39,7 +38,7 @@ const LAST: Duration = Duration::from_secs(5);
 #[serde(deny_unknown_fields)]
 pub struct LoggerConfig {
     /// Where it is.
-    pub client: Address,
+    pub client: Upstream,
     /// How many completed actions wait for it at most; further ones are
     /// discarded. 1,000.
     #[serde(default = "default_queue")]
@@ -122,7 +121,7 @@ impl Logger {
                 reason: error.to_string(),
             }
         })?;
-        let channel = daemon::connect(&config.client)?;
+        let channel = config.client.connect()?;
         let logger = Arc::new(Self {
             limit: config.maximum_send_queue_size,
             prefix,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use daemon::config::Configuration;
-use daemon::{Address, Global};
+use daemon::{Address, Global, Upstream};
 use proto::{InstanceName, PlatformKey};
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +22,12 @@ pub struct Config {
     #[serde(default)]
     pub global: Global,
     /// Where blobs are: any REv2 storage.
-    pub content_addressable_storage: Address,
+    pub content_addressable_storage: Upstream,
     /// Where results are written. Absent: the same storage.
     #[serde(default)]
-    pub action_cache: Option<Address>,
+    pub action_cache: Option<Upstream>,
     /// The scheduler's port for workers.
-    pub scheduler: Address,
+    pub scheduler: Upstream,
     /// The directory that worker and runners share, and that the worker empties
     /// when it starts. Nobody but the worker may be able to write to it; the
     /// runner must be able to pass through it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use daemon::Channel;
 use proto::wire::remoteworker::current_state::executing::ExecutionState;
 use proto::wire::remoteworker::operation_queue_client::OperationQueueClient;
 use proto::wire::remoteworker::{
@@ -10,7 +11,6 @@ use proto::wire::remoteworker::{
 };
 use proto::wire::rev2::{self, ExecuteResponse};
 use proto::{InstanceName, PlatformKey};
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::action::Stage;

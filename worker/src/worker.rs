@@ -100,7 +100,7 @@ pub(crate) async fn serve(
         metrics: actions,
         loggers: loggers.clone(),
     });
-    let client = OperationQueueClient::new(daemon::connect(&config.scheduler)?)
+    let client = OperationQueueClient::new(config.scheduler.connect()?)
         .max_decoding_message_size(MAXIMUM_MESSAGE);
     let out_of_service = OutOfService::default();
     let mut running = JoinSet::new();

@@ -209,7 +209,7 @@ mod tests {
         let asked = Arc::new(AtomicU32::new(0));
         let routes = Routes::new(ExecutionServer::new(Fragile(asked.clone())));
         let server = tokio::spawn(daemon::serve(listener, routes, Diagnostics::default()));
-        let client = Client::connect(&address, InstanceName::empty()).unwrap();
+        let client = Client::connect(&address.into(), InstanceName::empty()).unwrap();
         let action = Digest::of(DigestFunction::Sha256, b"action");
         client.execute(action, false, |_| {}).await.unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), ATTEMPTS + 3);

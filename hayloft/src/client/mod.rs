@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use daemon::Address;
+use daemon::{Channel, Upstream};
 use prost::Message;
 use proto::wire::rev2;
 use proto::{Digest, DigestFunction, InstanceName};
 use storage::BlobStore;
-use tonic::transport::Channel;
 
 pub mod execution;
 pub mod inputs;
@@ -48,10 +47,10 @@ impl Client {
     ///
     /// # Errors
     /// The address cannot be connected to.
-    pub fn connect(address: &Address, instance: InstanceName) -> Result<Self> {
-        let channel = daemon::connect(address)?;
+    pub fn connect(farm: &Upstream, instance: InstanceName) -> Result<Self> {
+        let channel = farm.connect()?;
         Ok(Self {
-            blobs: Arc::new(storage::RemoteStorage::connect(address, None)?),
+            blobs: Arc::new(storage::RemoteStorage::connect(farm, None)?),
             channel,
             instance,
         })

@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use daemon::Address;
+use daemon::{Address, Channel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::wire::resourceusage::PosixResourceUsage;
@@ -22,7 +22,6 @@ use proto::wire::runner_extension;
 use proto::wire::runner_extension::runner_extension_client::RunnerExtensionClient;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 /// The user whom a plain runner, and the worker beside it, belong to.

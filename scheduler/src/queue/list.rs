@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};
 
+use proto::InstanceName;
 use proto::wire::buildqueuestate::{
     DrainState, InvocationChildState, OperationState, PaginationInfo, PlatformQueueState,
     WorkerState,
@@ -102,6 +103,12 @@ impl Queue {
         let operation = self.operations.get(&name);
         let operation = operation.ok_or_else(|| Error::UnknownOperation(name.to_string()))?;
         Ok(self.operation_state(now, name, operation))
+    }
+
+    /// The instance name that an operation's action is of.
+    pub fn instance_of(&self, name: Uuid) -> Option<InstanceName> {
+        let operation = self.operations.get(&name)?;
+        Some(operation.job.instance.clone())
     }
 
     /// Operations by name, those of one invocation of any level or of one stage

@@ -1,5 +1,7 @@
 //! What the scheduler can do, to clients that ask.
 
+use std::sync::Arc;
+
 use proto::wire::rev2::capabilities_server::Capabilities;
 use proto::wire::rev2::priority_capabilities::PriorityRange;
 use proto::wire::rev2::{
@@ -9,11 +11,12 @@ use proto::wire::semver::SemVer;
 use proto::{DigestFunction, InstanceName};
 use tonic::{Request, Response, Status};
 
+use super::authorizers::Authorizers;
 use crate::error::Error;
 
 /// The Capabilities service: the part on execution. That on storage is the
 /// storage's; a front merges the two.
-pub struct Announcement;
+pub struct Announcement(pub Arc<Authorizers>);
 
 #[tonic::async_trait]
 impl Capabilities for Announcement {
@@ -21,8 +24,14 @@ impl Capabilities for Announcement {
         &self,
         request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<ServerCapabilities>, Status> {
-        InstanceName::new(&request.get_ref().instance_name)
+        let instance = InstanceName::new(&request.get_ref().instance_name)
             .map_err(|error| Error::invalid("instance_name", error))?;
+        // Who may not execute is not told of it, as by Buildbarn's.
+        let may_execute = self
+            .0
+            .execute(request.extensions(), &instance)
+            .await
+            .is_ok();
         let version = |major, minor| {
             Some(SemVer {
                 major,
@@ -31,7 +40,7 @@ impl Capabilities for Announcement {
             })
         };
         Ok(Response::new(ServerCapabilities {
-            execution_capabilities: Some(ExecutionCapabilities {
+            execution_capabilities: may_execute.then(|| ExecutionCapabilities {
                 digest_function: DigestFunction::Sha256.to_wire(),
                 exec_enabled: true,
                 execution_priority_capabilities: Some(PriorityCapabilities {

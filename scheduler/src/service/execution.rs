@@ -18,6 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::action::Actions;
+use super::authorizers::Authorizers;
 use super::dispatcher::{Dispatcher, Updates};
 use super::invocation::{self, KeyExtractor};
 use super::operations;
@@ -45,6 +46,8 @@ pub struct ExecutionService {
     pub action_cache: Option<Arc<dyn ActionCache>>,
     /// What makes executions one invocation.
     pub extractors: Vec<KeyExtractor>,
+    /// Who may execute.
+    pub authorizers: Arc<Authorizers>,
 }
 
 #[tonic::async_trait]
@@ -60,9 +63,10 @@ impl Execution for ExecutionService {
         let trace = trace_context(request.metadata());
         let unknown = RequestMetadata::default();
         let invocation = invocation::keys(&self.extractors, metadata.as_ref().unwrap_or(&unknown));
-        let request = request.into_inner();
+        let (_, caller, request) = request.into_parts();
         let instance = InstanceName::new(&request.instance_name)
             .map_err(|error| Error::invalid("instance_name", error))?;
+        self.authorizers.execute(&caller, &instance).await?;
         let digest = action_digest(&request)?;
         let inline = inline(
             request.inline_stdout,
@@ -97,6 +101,10 @@ impl Execution for ExecutionService {
         request: Request<WaitExecutionRequest>,
     ) -> Result<Response<Self::WaitExecutionStream>, Status> {
         let name = operations::parse_name(&request.get_ref().name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .follow(caller, &self.dispatcher, name)
+            .await?;
         Ok(Response::new(operations_of(self.dispatcher.join(name)?)))
     }
 }

@@ -7,9 +7,10 @@
 //! messages into validated types and back. [`claim`] is what our own
 //! workers and we tell each other besides. [`invocation`] tells whose an
 //! execution is; [`action`] fetches what the scheduler
-//! must know of an action before it can place it.
+//! must know of an action before it can place it; [`authorizers`] say who may call.
 
 pub mod action;
+pub mod authorizers;
 pub mod capabilities;
 pub mod claim;
 pub mod dispatcher;
@@ -22,4 +23,5 @@ pub mod queue_state;
 mod tests;
 
 pub use action::Actions;
+pub use authorizers::Authorizers;
 pub use dispatcher::Dispatcher;

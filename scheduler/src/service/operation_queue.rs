@@ -13,6 +13,7 @@ use proto::{Digest, DigestFunction, InstanceName, PlatformKey, messages};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
+use super::authorizers::Authorizers;
 use super::claim;
 use super::dispatcher::Dispatcher;
 use crate::error::Error;
@@ -22,7 +23,7 @@ use crate::queue::{Claim, Desired, Job, Reply, Report, Synchronization};
 pub(super) const MAXIMUM_ID: usize = 16 << 10;
 
 /// The OperationQueue service.
-pub struct OperationQueueService(pub Arc<Dispatcher>);
+pub struct OperationQueueService(pub Arc<Dispatcher>, pub Arc<Authorizers>);
 
 #[tonic::async_trait]
 impl OperationQueue for OperationQueueService {
@@ -32,7 +33,9 @@ impl OperationQueue for OperationQueueService {
     ) -> Result<Response<SynchronizeResponse>, Status> {
         let told = claim::of_request(request.metadata())?;
         let is_ours = told.is_some();
-        let call = parse(request.into_inner(), told)?;
+        let (_, caller, request) = request.into_parts();
+        let call = parse(request, told)?;
+        self.1.synchronize(&caller, &call.prefix).await?;
         let reply = self.0.synchronize(call).await?;
         let mut response = Response::new(message(&reply, is_ours));
         if is_ours && let Some(execution) = claim::of_reply(&reply) {

@@ -14,6 +14,7 @@ use proto::wire::scheduler_extension::Waiting;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
+use super::authorizers::Authorizers;
 use super::dispatcher::Dispatcher;
 use crate::error::Error;
 use crate::queue::View;
@@ -60,7 +61,7 @@ pub fn parse_name(name: &str) -> Result<Uuid, Error> {
 }
 
 /// The google.longrunning service.
-pub struct OperationsService(pub Arc<Dispatcher>);
+pub struct OperationsService(pub Arc<Dispatcher>, pub Arc<Authorizers>);
 
 #[tonic::async_trait]
 impl Operations for OperationsService {
@@ -69,6 +70,7 @@ impl Operations for OperationsService {
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
         let name = parse_name(&request.get_ref().name)?;
+        self.1.follow(request.extensions(), &self.0, name).await?;
         let view = self.0.view(name)?;
         let waiting = self.0.waiting(name, &view);
         Ok(Response::new(message(name, &view, waiting.as_ref())))
@@ -78,7 +80,9 @@ impl Operations for OperationsService {
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<Empty>, Status> {
-        self.0.cancel(parse_name(&request.get_ref().name)?)?;
+        let name = parse_name(&request.get_ref().name)?;
+        self.1.follow(request.extensions(), &self.0, name).await?;
+        self.0.cancel(name)?;
         Ok(Response::new(Empty {}))
     }
 

@@ -19,6 +19,7 @@ use proto::wire::scheduler_extension::{ExplainRequest, Waiting};
 use proto::{InstanceName, PlatformKey};
 use tonic::{Request, Response, Status};
 
+use super::authorizers::Authorizers;
 use super::dispatcher::Dispatcher;
 use super::operation_queue::MAXIMUM_ID;
 use super::operations;
@@ -30,7 +31,7 @@ const MAXIMUM_PAGE: usize = 1000;
 
 /// The BuildQueueState service, and Explanation.
 #[derive(Clone)]
-pub struct QueueStateService(pub Arc<Dispatcher>);
+pub struct QueueStateService(pub Arc<Dispatcher>, pub Arc<Authorizers>);
 
 #[tonic::async_trait]
 impl BuildQueueState for QueueStateService {
@@ -75,7 +76,7 @@ impl BuildQueueState for QueueStateService {
         request: Request<KillOperationsRequest>,
     ) -> Result<Response<()>, Status> {
         use kill_operations_request::filter::Type;
-        let request = request.into_inner();
+        let (_, caller, request) = request.into_parts();
         let status = request.status.filter(|status| status.code != 0);
         let status = status
             .ok_or_else(|| Error::invalid("status", "is missing, or says that all went well"))?;
@@ -83,11 +84,13 @@ impl BuildQueueState for QueueStateService {
             None => return Err(Error::invalid("filter.type", "is missing").into()),
             Some(Type::OperationName(name)) => {
                 let name = operations::parse_name(&name)?;
+                self.1.kill(&caller, &self.0, name).await?;
                 tracing::info!(operation = %name, code = status.code, "killed");
                 self.0.operate(|queue, now| queue.kill(now, name, status))?;
             }
             Some(Type::SizeClassQueueWithoutWorkers(name)) => {
                 let name = queue_name("filter.size_class_queue_without_workers", Some(name))?;
+                self.1.kill_queue(&caller, &name).await?;
                 tracing::info!(queue = ?name, code = status.code, "killed what is queued");
                 self.0
                     .operate(|queue, now| queue.kill_queue(now, &name, &status))?;
@@ -174,7 +177,9 @@ impl BuildQueueState for QueueStateService {
         &self,
         request: Request<TerminateWorkersRequest>,
     ) -> Result<Response<()>, Status> {
-        let pattern = pattern(request.into_inner().worker_id_pattern)?;
+        let (_, caller, request) = request.into_parts();
+        let pattern = pattern(request.worker_id_pattern)?;
+        self.1.terminate(&caller).await?;
         tracing::info!(?pattern, "terminating workers");
         self.0.terminate_workers(&pattern).await?;
         Ok(Response::new(()))
@@ -194,7 +199,9 @@ impl BuildQueueState for QueueStateService {
         &self,
         request: Request<AddOrRemoveDrainRequest>,
     ) -> Result<Response<()>, Status> {
-        let (name, pattern) = drain(request.into_inner())?;
+        let (_, caller, request) = request.into_parts();
+        let (name, pattern) = drain(request)?;
+        self.1.modify_drains(&caller, &name).await?;
         tracing::info!(queue = ?name, ?pattern, "drain added");
         self.0
             .operate(|queue, now| queue.add_drain(now, &name, pattern))?;
@@ -205,7 +212,9 @@ impl BuildQueueState for QueueStateService {
         &self,
         request: Request<AddOrRemoveDrainRequest>,
     ) -> Result<Response<()>, Status> {
-        let (name, pattern) = drain(request.into_inner())?;
+        let (_, caller, request) = request.into_parts();
+        let (name, pattern) = drain(request)?;
+        self.1.modify_drains(&caller, &name).await?;
         tracing::info!(queue = ?name, ?pattern, "drain removed");
         self.0
             .operate(|queue, now| queue.remove_drain(now, &name, &pattern))?;

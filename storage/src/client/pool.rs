@@ -4,16 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use daemon::Channel;
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::codegen::Service;
-use tonic::transport::Channel;
-
-use crate::request_metadata::RequestMetadata;
 
 /// Several connections to one endpoint, taken in turn: one connection's calls
-/// share a window, a thread and a limit of calls, at both ends. Calls carry the
-/// [`RequestMetadata`] of the work they are made in.
+/// share a window, a thread and a limit of calls, at both ends.
 #[derive(Debug)]
 pub struct Pool {
     channels: Arc<[Channel]>,
@@ -64,8 +61,7 @@ impl Service<Request<Body>> for Pool {
             .poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        RequestMetadata::add_current(request.headers_mut());
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         // Ready as poll_ready said; the next call is another connection's.
         let mut channel = self
             .ready

@@ -6,6 +6,7 @@
 //! compressed streams, offsets: none of these is sent to any server.
 
 use bytes::Bytes;
+use daemon::CallContext;
 use futures::{StreamExt as _, TryStreamExt as _};
 use proto::resource_name::Compressor;
 use proto::wire::bytestream::ReadRequest;
@@ -18,7 +19,6 @@ use super::pool::Pool;
 use super::remote::about;
 use crate::compression;
 use crate::error::Error;
-use crate::request_metadata::RequestMetadata;
 use crate::store::ByteStream;
 use crate::verify;
 
@@ -70,7 +70,7 @@ impl Read {
         let whole = offset == 0 && length == digest.size();
         let receiving = Receiving {
             attempts: Attempts::new(&self.caller),
-            metadata: RequestMetadata::current(),
+            context: CallContext::current(),
             read: self,
             stream,
             offset,
@@ -92,7 +92,7 @@ impl Read {
 struct Receiving {
     read: Read,
     attempts: Attempts,
-    metadata: Option<RequestMetadata>,
+    context: CallContext,
     stream: ByteStream,
     /// Of the next byte.
     offset: u64,
@@ -118,7 +118,7 @@ impl Receiving {
                 Err(Error::Remote(status)) => {
                     self.attempts.failed(status).await.map_err(Error::Remote)?;
                     let opened = self.read.open(self.offset);
-                    self.stream = RequestMetadata::scope_of(self.metadata.clone(), opened).await?;
+                    self.stream = self.context.clone().scope(opened).await?;
                 }
                 Err(error) => return Err(error),
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use daemon::Address;
+use daemon::{Address, Upstream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use proto::wire::bytestream::byte_stream_client::ByteStreamClient;
 use proto::wire::rev2::action_cache_client::ActionCacheClient;
@@ -86,26 +86,31 @@ fn is_near(address: &Address) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-fn pool(address: &Address) -> Result<Pool, Error> {
-    let first = daemon::connect(address)?;
-    let others = if is_near(address) { 1 } else { CONNECTIONS };
-    let others: Result<Vec<_>, _> = (1..others).map(|_| daemon::connect(address)).collect();
+fn pool(server: &Upstream) -> Result<Pool, Error> {
+    let first = server.connect()?;
+    let others = if is_near(&server.address) {
+        1
+    } else {
+        CONNECTIONS
+    };
+    let others: Result<Vec<_>, _> = (1..others).map(|_| server.connect()).collect();
     Ok(Pool::new(first, others?))
 }
 
 impl RemoteStorage {
-    /// The storage at an address; its action cache may be elsewhere. A server on
+    /// The storage at a server; its action cache may be elsewhere. A server on
     /// another machine gets several connections, and blobs are packed on the way
     /// where it can; within a machine packing takes longer than copying.
     ///
     /// # Errors
-    /// An address is one that can only be listened on.
-    pub fn connect(cas: &Address, action_cache: Option<&Address>) -> Result<Self, Error> {
-        let near = is_near(cas);
+    /// An address is one that can only be listened on, or what is configured for TLS
+    /// cannot be used.
+    pub fn connect(cas: &Upstream, action_cache: Option<&Upstream>) -> Result<Self, Error> {
+        let near = is_near(&cas.address);
         let cas = pool(cas)?;
         let actions = match action_cache {
             None => cas.clone(),
-            Some(address) => pool(address)?,
+            Some(server) => pool(server)?,
         };
         Ok(Self::with_action_cache(cas, actions).compressing(!near))
     }

@@ -1,5 +1,6 @@
 //! Capabilities: the cache's are known here, the execution's the scheduler knows.
 
+use daemon::Channel;
 use proto::DigestFunction;
 use proto::wire::rev2::capabilities_client::CapabilitiesClient;
 use proto::wire::rev2::capabilities_server::{Capabilities, CapabilitiesServer};
@@ -8,7 +9,6 @@ use proto::wire::rev2::{
     compressor, symlink_absolute_path_strategy,
 };
 use proto::wire::semver::SemVer;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::MAXIMUM_BATCH;

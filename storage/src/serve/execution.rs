@@ -1,6 +1,6 @@
 //! Execution and Operations, passed on to the scheduler.
 
-use daemon::Shutdown;
+use daemon::{Channel, Shutdown};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::wire::longrunning::operations_client::OperationsClient;
@@ -14,7 +14,6 @@ use proto::wire::rev2::execution_client::ExecutionClient;
 use proto::wire::rev2::execution_server::{Execution, ExecutionServer};
 use proto::wire::rev2::{ExecuteRequest, WaitExecutionRequest};
 use tonic::metadata::BinaryMetadataKey;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::MAXIMUM_MESSAGE;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use daemon::{Address, Diagnostics, Shutdown};
+use daemon::{Address, Channel, Diagnostics, Shutdown};
 use futures::{StreamExt, TryStreamExt};
 use proto::{Digest, DigestFunction, InstanceName};
 use storage::local::{Actions, Blobs, Limits};
@@ -15,7 +15,6 @@ use storage::{
     ActionCache, BlobStore, ByteStream, Complete, Error, RemoteStorage, internal_routes,
 };
 use tonic::service::Routes;
-use tonic::transport::Channel;
 
 pub const MIB: u64 = 1 << 20;
 

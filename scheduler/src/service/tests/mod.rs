@@ -1,6 +1,7 @@
 //! The services over real connections: clients and workers made by hand, a
 //! storage in memory.
 
+mod authorization;
 mod bad_input;
 mod clients;
 mod operators;
@@ -12,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use daemon::{Address, Diagnostics, Shutdown};
+use daemon::{Address, Channel, Diagnostics, Shutdown};
 use futures::StreamExt as _;
 use prost::Message;
 use proto::messages::unpack;
@@ -31,12 +32,11 @@ use proto::wire::rev2::{
 use proto::wire::scheduler_extension::explanation_server::ExplanationServer;
 use proto::{Digest, DigestFunction, InstanceName, PlatformKey};
 use storage::{ActionCache, BlobStore, ByteStream};
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::operation_queue::OperationQueueService;
 use super::queue_state::QueueStateService;
-use super::{Actions, Dispatcher};
+use super::{Actions, Authorizers, Dispatcher};
 use crate::queue::{Now, Predeclared, Queue, Settings};
 use crate::service::invocation::KeyExtractor;
 
@@ -140,6 +140,12 @@ struct Farm {
 impl Farm {
     /// Its one predeclared platform queue is `os=linux` of all instance names.
     async fn start(settings: Settings) -> Self {
+        Self::guarded(settings, Authorizers::default()).await
+    }
+
+    /// As [`start`](Self::start), for those whom the rules let in.
+    async fn guarded(settings: Settings, authorizers: Authorizers) -> Self {
+        let authorizers = Arc::new(authorizers);
         let folder = tempfile::tempdir().unwrap();
         let address = Address::Unix(folder.path().join("socket"));
         let memory = Arc::new(Memory::default());
@@ -166,9 +172,13 @@ impl Farm {
             actions,
             cache,
             vec![KeyExtractor::ToolInvocationId],
+            authorizers.clone(),
         );
-        let workers = OperationQueueServer::new(OperationQueueService(dispatcher.clone()));
-        let operators = QueueStateService(dispatcher.clone());
+        let workers = OperationQueueServer::new(OperationQueueService(
+            dispatcher.clone(),
+            authorizers.clone(),
+        ));
+        let operators = QueueStateService(dispatcher.clone(), authorizers);
         let routes = routes
             .add_service(workers)
             .add_service(BuildQueueStateServer::new(operators.clone()))
