@@ -4,11 +4,14 @@
 //! at a host uid that may not be the worker's. In a directory whose commands are
 //! all dead, everything that belongs to a command's uid is opened up:
 //! directories become 0777, regular files get read rights for all and lose set-id
-//! bits. What belongs to others (above all the worker's cache, hardlinked there) is
-//! not touched, except for directories of root's, where the worker is not root: the
-//! launcher itself made those, for an overlay, and did not live to remove them. Nor is, where commands run as the runner's own user, a file with
-//! several names, which might be that user's elsewhere; at a uid of its own, a
-//! command has made every one of them. Other file systems are not entered.
+//! bits. Where input roots are overlays, what a command made belongs to the worker,
+//! who may have no rights to it either: the same is done to that, and cannot hurt
+//! the worker's cache, hardlinked there, since cached files have those modes already.
+//! So are directories of root's, which the launcher itself made for an overlay and
+//! did not live to remove. What belongs to others is not touched. Nor is, where
+//! commands run as the runner's own user, a file with several names, which might be
+//! that user's elsewhere; at a uid of its own, a command has made every one of them.
+//! Other file systems are not entered.
 //!
 //! The tree is hostile: it is walked by directory descriptor, one at a time,
 //! so that its depth costs neither stack nor descriptors.
@@ -34,8 +37,8 @@ const KEPT: u64 = 1 << 2 | 1 << 3;
 struct Owners {
     ids: HostIds,
     own: Uid,
-    /// Directories of root's are the launcher's.
-    root_is_launcher: bool,
+    /// Who owns what commands make in overlays; none where there are no overlays.
+    worker: Option<libc::uid_t>,
 }
 
 impl Owners {
@@ -43,10 +46,11 @@ impl Owners {
     fn mode(self, stat: &FileStat) -> Option<libc::mode_t> {
         let mode = stat.st_mode & 0o7777;
         let is_directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        if self.root_is_launcher && stat.st_uid == 0 && is_directory {
-            return (mode != 0o777).then_some(0o777);
-        }
-        if !self.ids.contain(stat.st_uid, self.own.as_raw()) {
+        let of_overlay = match self.worker {
+            Some(worker) => stat.st_uid == worker || (stat.st_uid == 0 && is_directory),
+            None => false,
+        };
+        if !of_overlay && !self.ids.contain(stat.st_uid, self.own.as_raw()) {
             return None;
         }
         let made_by_command = match self.ids {
@@ -69,7 +73,10 @@ pub(crate) fn run(directory: BorrowedFd<'_>, ids: HostIds) -> nix::Result<u64> {
     let owners = Owners {
         ids,
         own,
-        root_is_launcher: own.is_root() && fstat(directory)?.st_uid != 0,
+        worker: match (fstat(directory)?.st_uid, own.is_root()) {
+            (0, _) | (_, false) => None,
+            (worker, true) => Some(worker),
+        },
     };
     let kept = sys::capabilities()?.permitted & KEPT;
     sys::set_capabilities(sys::Capabilities {
@@ -90,7 +97,11 @@ struct Level {
 
 fn walk(directory: BorrowedFd<'_>, owners: Owners) -> nix::Result<u64> {
     let mut changed = 0;
-    open_up(directory, c".", owners, &mut changed)?;
+    let only_commands = Owners {
+        worker: None,
+        ..owners
+    };
+    open_up(directory, c".", only_commands, &mut changed)?;
     let mut current = descend(directory, c".")?;
     let mut levels = vec![enter(&current, owners, &mut changed)?];
     while let Some(level) = levels.last_mut() {
@@ -195,7 +206,7 @@ mod tests {
                 count: 10,
             },
             own: Uid::from_raw(0),
-            root_is_launcher: false,
+            worker: None,
         };
         let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links));
         assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
@@ -208,13 +219,18 @@ mod tests {
             assert_eq!(mode(stranger, libc::S_IFREG, 1), None);
         }
         let owners = Owners {
-            root_is_launcher: true,
+            worker: Some(99),
             ..owners
         };
         let mode = |uid, mode| owners.mode(&stat(uid, mode, 2));
         assert_eq!(mode(0, libc::S_IFDIR | 0o700), Some(0o777));
         assert_eq!(mode(0, libc::S_IFREG | 0o600), None);
-        assert_eq!(mode(99, libc::S_IFDIR | 0o700), None);
+        assert_eq!(mode(99, libc::S_IFDIR | 0o700), Some(0o777));
+        assert_eq!(mode(99, libc::S_IFREG | 0o4600), Some(0o644));
+        // Cached files.
+        assert_eq!(mode(99, libc::S_IFREG | 0o444), None);
+        assert_eq!(mode(99, libc::S_IFREG | 0o555), None);
+        assert_eq!(mode(110, libc::S_IFDIR | 0o700), None);
     }
 
     #[test]
@@ -222,7 +238,7 @@ mod tests {
         let owners = Owners {
             ids: HostIds::SameUser,
             own: Uid::from_raw(100),
-            root_is_launcher: false,
+            worker: None,
         };
         let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links));
         assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
@@ -257,7 +273,7 @@ mod tests {
         let owners = Owners {
             ids: HostIds::SameUser,
             own: geteuid(),
-            root_is_launcher: false,
+            worker: None,
         };
         // The root, each directory and the closed one, the file.
         assert_eq!(walk(root.as_fd(), owners), Ok(1 + 5000 + 1 + 1));

@@ -295,16 +295,20 @@ impl Farm {
         wait_for_none("half-written files", || {
             names(&self.cache().join("incoming"))
         });
-        wait_for_none("links to cached files", || seal::linked(&self.cache()));
+        wait_for_none("links to cached files", || {
+            seal::linked(&self.cache(), &self.build().join("layers"))
+        });
     }
 
     /// What actions have left in the build directory. The worker keeps emptied
-    /// directories in `trash` to use them again.
+    /// directories in `trash` to use them again, and in `layers` what input roots
+    /// have in common.
     fn left_in_build_directory(&self) -> Vec<PathBuf> {
         const KEPT: [&str; 5] = ["root", "tmp", "server_logs", "stdout", "stderr"];
         WalkDir::new(self.build())
             .min_depth(1)
             .into_iter()
+            .filter_entry(|entry| entry.depth() != 1 || entry.file_name() != "layers")
             .flatten()
             .filter(|entry| {
                 let name = entry.file_name().to_string_lossy();

@@ -4,7 +4,7 @@
 //! time and extended attributes. Its link count and change time move with each
 //! hardlink that the worker itself makes and removes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -95,13 +95,22 @@ impl Seal {
     }
 }
 
-/// The cached files that have another link than the cache's own: an input root
-/// holds them.
+/// The cached files that have other links than the cache's own and those of layers:
+/// an input root holds them.
 #[must_use]
-pub fn linked(cache: &Path) -> Vec<PathBuf> {
-    blobs(cache)
-        .filter(|path| fs::symlink_metadata(path).is_ok_and(|found| found.nlink() != 1))
-        .collect()
+pub fn linked(cache: &Path, layers: &Path) -> Vec<PathBuf> {
+    let mut expected: HashMap<u64, u64> = HashMap::new();
+    for entry in WalkDir::new(layers).into_iter().flatten() {
+        if let Ok(found) = entry.metadata() {
+            *expected.entry(found.ino()).or_default() += 1;
+        }
+    }
+    let more = |path: &PathBuf| {
+        fs::symlink_metadata(path).is_ok_and(|found| {
+            found.nlink() != 1 + expected.get(&found.ino()).copied().unwrap_or(0)
+        })
+    };
+    blobs(cache).filter(more).collect()
 }
 
 /// The cached files that were in use to the last. A worker that has stopped leaves

@@ -21,13 +21,13 @@ use crate::cost::Prices;
 use crate::directories::Directories;
 use crate::files;
 use crate::health::Health;
+use crate::layers::{Layers, Subtrees};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::ActionMetrics;
 use crate::outputs::{self, Collected, Declared, upload};
 use crate::prepare::Prepared;
 use crate::result::{Moment, Report, browser_link};
-use crate::root::{self, Materialise};
 use crate::runner::Command;
 use crate::session::Session;
 use crate::space::Space;
@@ -124,6 +124,8 @@ pub(crate) struct Services {
     pub(crate) commands: Memory<(Tenant, Digest), rev2::Command>,
     pub(crate) builds: Arc<BuildDirectories>,
     pub(crate) space: Space,
+    pub(crate) layers: Arc<Layers>,
+    pub(crate) subtrees: Subtrees,
     /// Bounds the uploads under way.
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) output_limits: outputs::Limits,
@@ -201,29 +203,20 @@ impl Executor {
     ) -> Result<(), Error> {
         stage.send_replace(Stage::FetchingInputs);
         report.at(Moment::InputFetchStart);
-        let prepared = self.services.prepare(task).await?;
+        let services = &*self.services;
+        let mut prepared = services.prepare(task, session.inputs).await?;
         let command = self.command(task, &prepared)?;
         // Equal actions get equal paths, where their results are shared.
         let named = (!task.do_not_cache).then_some(&task.digest);
         let runner = Arc::clone(&session.runner);
         let again = session.uses_directories_again();
         let build = self.services.builds.make(named, runner, again).await?;
-        let repaired = root::build(
-            &self.services.cache,
-            &task.instance,
-            Arc::clone(&prepared.plan),
-            Arc::clone(&build),
-            session.inputs,
-        )
-        .await?;
-        for pins in std::iter::once(&prepared.pins).chain(&repaired) {
-            report.facts.blobs_fetched += pins.fetched().blobs;
-            report.facts.bytes_fetched += pins.fetched().bytes;
-        }
-        match session.inputs {
-            Materialise::Hardlink => report.facts.files_linked = prepared.plan.files(),
-            Materialise::Copy => report.facts.files_copied = prepared.plan.files(),
-        }
+        let making =
+            prepared
+                .inputs
+                .make(&services.cache, &services.layers, &task.instance, &build);
+        let overlay = making.await?;
+        prepared.inputs.account(&mut report.facts);
         report.at(Moment::InputFetchCompleted);
 
         stage.send_replace(Stage::Running);
@@ -231,6 +224,7 @@ impl Executor {
         let start = tokio::time::Instant::now();
         let command = Command {
             build: build.name().into(),
+            overlay,
             ..command
         };
         let ran = session.runner.run(command).await;
@@ -246,6 +240,11 @@ impl Executor {
 
         stage.send_replace(Stage::UploadingOutputs);
         report.at(Moment::OutputUploadStart);
+        let places = prepared.declared.places();
+        let gathering = prepared.inputs.gather(&services.cache, &build, places);
+        if let Err(error) = gathering.await {
+            report.fail(error);
+        }
         if let Err(error) = self
             .upload(task, session, &build, &prepared.declared, report)
             .await
@@ -254,7 +253,7 @@ impl Executor {
             report.fail(error);
         }
         report.at(Moment::OutputUploadCompleted);
-        drop((prepared.pins, repaired));
+        drop(prepared.inputs);
         Ok(())
     }
 

@@ -10,8 +10,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
@@ -27,11 +27,18 @@ use crate::spare::{self, Spares};
 const TRASH: &str = "trash";
 /// Named as Buildbarn's.
 const READINESS: &str = "check_readiness";
+/// Holds the layers, which are not an action's.
+const LAYERS: &str = "layers";
+/// In the build directory of an action whose input root is an overlay: what the
+/// runner needs for it, and below that what the action writes.
+pub(crate) const SCRATCH: &str = "scratch";
+const UPPER: &str = "upper";
 
 /// The directory below which all build directories lie.
 pub(crate) struct BuildDirectories {
     root: OwnedFd,
     trash: OwnedFd,
+    layers: OnceLock<OwnedFd>,
     names: AtomicU64,
     cleaner: Cleaner,
     spares: Spares,
@@ -68,6 +75,7 @@ impl BuildDirectories {
         let directories = Arc::new(Self {
             root,
             trash,
+            layers: OnceLock::new(),
             names: AtomicU64::new(0),
             cleaner: Cleaner::new(backlog),
             spares: Spares::new(backlog),
@@ -141,6 +149,40 @@ impl BuildDirectories {
                 self.remove(name, runner, place);
             }
         });
+    }
+
+    /// Makes the directory of a layer; gives its name.
+    ///
+    /// # Errors
+    /// The disk fails or is full.
+    pub(crate) fn make_layer(&self) -> Result<(String, OwnedFd), Error> {
+        let name = self.number();
+        let failed = || Error::file("make layer", &name);
+        let layers = match self.layers.get() {
+            Some(layers) => layers,
+            None => {
+                let made = files::ensure_directory(&self.root, LAYERS).map_err(failed())?;
+                self.layers.get_or_init(|| made)
+            }
+        };
+        let directory = files::make_directory(layers, &name, 0o777).map_err(failed())?;
+        Ok((name, directory))
+    }
+
+    /// The path of a layer below the directory shared with the runner.
+    pub(crate) fn layer_path(name: &str) -> String {
+        format!("{LAYERS}/{name}")
+    }
+
+    /// Removes a layer, which blocks.
+    pub(crate) fn remove_layer(&self, name: &str) {
+        let removed = match self.layers.get() {
+            Some(layers) => clean::remove(layers.as_fd(), name),
+            None => Ok(()),
+        };
+        if let Err(errno) = removed {
+            tracing::warn!(path = Self::layer_path(name), %errno, "cannot remove");
+        }
     }
 
     fn number(&self) -> String {
@@ -237,8 +279,13 @@ impl BuildDirectories {
                 tracing::warn!(path = format!("{TRASH}/{name}"), %errno, "cannot remove");
             }
         }
-        // It is made again at the next start.
+        // They are made again at the next start.
         let _ = unlinkat(&self.root, TRASH, UnlinkatFlags::RemoveDir);
+    }
+
+    /// Removes the directory of layers, when there are none.
+    pub(crate) fn remove_layers(&self) {
+        let _ = unlinkat(&self.root, LAYERS, UnlinkatFlags::RemoveDir);
     }
 }
 
@@ -267,6 +314,23 @@ impl BuildDirectory {
     /// not change what the worker owns: the directory can be used again.
     pub(crate) fn end(&self) {
         self.reusable.store(true, Ordering::Release);
+    }
+
+    /// Makes what the runner needs to make the input root an overlay, and gives its
+    /// path. Only the worker and root can get into it: what the action writes there
+    /// is the worker's.
+    pub(crate) fn make_scratch(&self) -> Result<String, Error> {
+        let path = format!("{}/{SCRATCH}", self.name);
+        files::make_directory(&self.directory, SCRATCH, 0o700)
+            .and_then(|scratch| files::make_directory(&scratch, UPPER, 0o777))
+            .map_err(Error::file("make", &path))?;
+        Ok(path)
+    }
+
+    /// Opens what the action wrote in an input root that was an overlay.
+    pub(crate) fn upper(&self) -> Result<OwnedFd, Errno> {
+        let scratch = files::open_directory(&self.directory, SCRATCH)?;
+        files::open_directory(&scratch, UPPER)
     }
 
     /// Opens the input root.

@@ -218,7 +218,7 @@ fn remove_entry(
 }
 
 /// Opens a directory and sees to it that its entries can be removed.
-fn open_removable(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_removable(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     use nix::fcntl::{OFlag, openat};
     use nix::sys::stat::{FchmodatFlags, fchmodat};
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

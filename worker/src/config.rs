@@ -57,6 +57,12 @@ pub struct Config {
     /// And in inodes. 10,000.
     #[serde(default = "default_free_inodes")]
     pub minimum_free_inodes: u64,
+    /// How many files, links and directories of input roots may be kept on disk as
+    /// layers, hardlinks of cached files over which the input roots of later actions
+    /// are laid. Each takes some 100 bytes of memory. 0: every input root is linked
+    /// anew. 1,000,000.
+    #[serde(default = "default_layer_entries")]
+    pub maximum_layer_file_count: u64,
     /// Directory messages kept in memory, in bytes of memory. 128 MiB.
     #[serde(default = "default_memory")]
     pub maximum_memory_cached_directories_size_bytes: u64,
@@ -178,6 +184,10 @@ fn default_free_space() -> u64 {
 
 fn default_free_inodes() -> u64 {
     10_000
+}
+
+fn default_layer_entries() -> u64 {
+    1_000_000
 }
 
 fn default_memory() -> u64 {

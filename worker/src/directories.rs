@@ -25,10 +25,8 @@ const MAXIMUM_MESSAGE: u64 = 64 << 20;
 const MAXIMUM_TREE: u64 = 512 << 20;
 /// Requests for messages of one input root that are prepared at the same time.
 const CONCURRENT: usize = 8;
-/// Entries of a small input root.
-const SMALL: usize = 256;
 /// Levels of an input root. The kernel's paths end at 4096 bytes.
-const MAXIMUM_DEPTH: usize = 2048;
+pub(crate) const MAXIMUM_DEPTH: usize = 2048;
 
 /// All messages of an input root.
 pub(crate) struct Tree {
@@ -36,21 +34,6 @@ pub(crate) struct Tree {
     pub(crate) directories: HashMap<Digest, Arc<Directory>>,
     /// Messages that the storage has not.
     pub(crate) missing: Vec<Digest>,
-}
-
-impl Tree {
-    /// Whether going through it is a matter of microseconds: few entries, and no
-    /// message in more than one place, so that they do not multiply.
-    pub(crate) fn is_small(&self) -> bool {
-        let directories = self.directories.values();
-        let (files, children) = directories.fold((0, 0), |(files, children), directory| {
-            (
-                files + directory.files.len(),
-                children + directory.directories.len(),
-            )
-        });
-        children < self.directories.len() && files + children <= SMALL
-    }
 }
 
 /// The Directory messages in memory, each tenant's apart, and the way to others.
@@ -94,7 +77,8 @@ impl Directories {
         Ok(directory)
     }
 
-    /// All messages reachable from `root`, level by level.
+    /// All messages reachable from `root`, level by level; of those that are
+    /// `known`, and what they lead to, none.
     ///
     /// # Errors
     /// A message is malformed, too large or lies too deep, or all are too large
@@ -105,6 +89,7 @@ impl Directories {
         tenant: Tenant,
         instance: &InstanceName,
         root: Digest,
+        known: &mut (dyn FnMut(&Digest) -> bool + Send),
     ) -> Result<Tree, Error> {
         let mut tree = Tree {
             root,
@@ -112,8 +97,10 @@ impl Directories {
             missing: Vec::new(),
         };
         let mut ahead = HashMap::new();
+        let mut seen = HashSet::from([root]);
         let mut level = vec![root];
-        let mut seen: HashSet<Digest> = level.iter().copied().collect();
+        level.retain(|digest| !known(digest));
+        let mut some_known = false;
         let mut depth = 0;
         let mut size = 0_u64;
         while !level.is_empty() {
@@ -141,13 +128,17 @@ impl Directories {
             for (digest, directory) in directories {
                 for (_, child) in &directory.directories {
                     if seen.insert(*child) {
-                        next.push(*child);
+                        match known(child) {
+                            true => some_known = true,
+                            false => next.push(*child),
+                        }
                     }
                 }
                 tree.directories.insert(digest, directory);
             }
             level = next;
-            if depth == 1 && level.len() > 1 && !self.knows_any(tenant, &level) {
+            let all_new = depth == 1 && !some_known;
+            if all_new && level.len() > 1 && !self.knows_any(tenant, &level) {
                 ahead = self.read_ahead(tenant, instance, root).await;
             }
         }

@@ -169,7 +169,8 @@ impl Files {
         &self.names[before as usize..self.rows[place].name_end as usize]
     }
 
-    fn at(&self, place: usize) -> FileEntry<'_> {
+    /// The file of a place in the list, which must be less than its length.
+    pub(crate) fn at(&self, place: usize) -> FileEntry<'_> {
         let row = &self.rows[place];
         let length = self.function.hash_length();
         let hash = &self.hashes[place * length..(place + 1) * length];

@@ -3,7 +3,8 @@
 //!
 //! A `slot` asks the scheduler for an action and passes it to `action`, whose
 //! stages are: `prepare` has `directories` and `cache` bring the inputs here, `root`
-//! makes a tree of them in a `build_directory`, `runner` has the command run, `outputs`
+//! makes a tree of them in a `build_directory`, over `layers` of what roots have in
+//! common where that can be, `runner` has the command run, `outputs`
 //! collects and uploads what it left, `result` says how it went. `seal` finds out
 //! whether a runner's actions may be given hardlinks of cached files; `space`
 //! says whether there is room for actions, `clean`
@@ -30,6 +31,7 @@ pub mod downloads;
 mod error;
 mod files;
 mod health;
+mod layers;
 mod limits;
 mod memory;
 mod metrics;

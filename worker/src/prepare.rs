@@ -9,52 +9,41 @@ use proto::wire::rev2;
 
 use crate::Error;
 use crate::action::{Services, Task};
-use crate::cache::{Pins, Tenant};
+use crate::cache::Tenant;
 use crate::directories::{Tree, check_size};
-use crate::files;
 use crate::outputs::Declared;
-use crate::root::Plan;
-
-/// Output directories that are planned sooner than handed to another thread.
-const SHORT: usize = 256;
+use crate::root::{Inputs, Means};
 
 /// What the inputs of an action were turned into.
 pub(crate) struct Prepared {
     pub(crate) command: Arc<rev2::Command>,
     pub(crate) declared: Arc<Declared>,
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) pins: Pins,
+    pub(crate) inputs: Inputs,
 }
 
 impl Services {
     /// Reads the action's messages, and sees to it that all its input files are
     /// in the cache.
-    pub(crate) async fn prepare(&self, task: &Task) -> Result<Prepared, Error> {
+    pub(crate) async fn prepare(&self, task: &Task, means: Means) -> Result<Prepared, Error> {
         let instance = &task.instance;
         let tenant = self.cache.tenant(instance);
         let command = self.messages(tenant, task).await?;
-        let directories = &self.directories;
-        let tree = directories.load(tenant, instance, task.input_root).await?;
+        let (subtrees, directories) = (&self.subtrees, &self.directories);
+        let loading = subtrees.load(directories, tenant, instance, task.input_root);
+        let loaded = loading.await?;
         let command = match command {
-            Some(command) if tree.missing.is_empty() => command,
-            other => return Err(self.missing(task, other.is_none(), tree).await?),
+            Some(command) if loaded.tree.missing.is_empty() => command,
+            other => return Err(self.missing(task, other.is_none(), loaded.tree).await?),
         };
+        let root = subtrees.assemble(tenant, loaded)?;
         let declared = Declared::new(&command, self.force_directories)?;
         let needed = declared.needed_directories();
-        let short = tree.is_small() && needed.len() <= SHORT;
-        let cache = Arc::clone(&self.cache);
-        let planning = files::blocking(short, move || {
-            let plan = Plan::new(&tree, &needed)?;
-            let pins = cache.pin(plan.keys(tenant));
-            Ok::<_, Error>((plan, pins))
-        });
-        let (plan, mut pins) = planning.await??;
-        self.cache.complete(instance, &mut pins).await?;
+        let (cache, layers) = (&self.cache, &self.layers);
+        let inputs = Inputs::plan(cache, layers, instance, root, needed, means).await?;
         Ok(Prepared {
             command,
             declared: Arc::new(declared),
-            plan: Arc::new(plan),
-            pins,
+            inputs,
         })
     }
 

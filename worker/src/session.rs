@@ -9,14 +9,14 @@ use proto::wire::runner_extension::DescribeResponse;
 use crate::Error;
 use crate::build_directory::BuildDirectories;
 use crate::cache::FileCache;
-use crate::root::Materialise;
+use crate::root::{Materialise, Means};
 use crate::runner::Runner;
 use crate::seal;
 
 /// A connected runner and how its actions get their inputs.
 pub(crate) struct Session {
     pub(crate) runner: Arc<Runner>,
-    pub(crate) inputs: Materialise,
+    pub(crate) inputs: Means,
     /// What our own runner says of its sandbox, for each result's metadata.
     pub(crate) description: Option<Any>,
 }
@@ -28,7 +28,8 @@ impl Session {
     /// to be unable to change what the worker owns.
     pub(crate) fn uses_directories_again(&self) -> bool {
         let own_uids = |description: &DescribeResponse| description.own_uids;
-        self.inputs == Materialise::Hardlink && self.runner.description().is_some_and(own_uids)
+        self.inputs.files == Materialise::Hardlink
+            && self.runner.description().is_some_and(own_uids)
     }
 }
 
@@ -37,6 +38,8 @@ pub(crate) struct Sessions {
     address: Address,
     cache: Arc<FileCache>,
     builds: Arc<BuildDirectories>,
+    /// Whether input roots may be overlays.
+    layers: bool,
     current: tokio::sync::Mutex<Option<Arc<Session>>>,
 }
 
@@ -46,11 +49,13 @@ impl Sessions {
         address: Address,
         cache: Arc<FileCache>,
         builds: Arc<BuildDirectories>,
+        layers: bool,
     ) -> Self {
         Self {
             address,
             cache,
             builds,
+            layers,
             current: tokio::sync::Mutex::new(None),
         }
     }
@@ -80,7 +85,7 @@ impl Sessions {
         }
         *current = None;
         let runner = Arc::new(Runner::connect(&self.address).await?);
-        let inputs = seal::probe(&self.cache, &self.builds, &runner).await?;
+        let inputs = seal::probe(&self.cache, &self.builds, &runner, self.layers).await?;
         let leftovers = Arc::clone(&self.builds).clean_leftovers(Arc::clone(&runner));
         tokio::spawn(async move {
             if let Err(error) = leftovers.await {

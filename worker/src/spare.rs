@@ -11,7 +11,7 @@
 //! like any other.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -20,6 +20,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{ftruncate, geteuid};
 use xattr::FileExt;
 
+use crate::build_directory::SCRATCH;
 use crate::clean;
 use crate::files::{self, Kind};
 
@@ -96,6 +97,7 @@ impl Spares {
 /// Empties a build directory; false where it cannot be used again.
 fn renew(parent: &OwnedFd, name: &str) -> Result<bool, Errno> {
     let build = files::open_directory(parent, name)?;
+    clean::remove(build.as_fd(), SCRATCH)?;
     for name in DIRECTORIES {
         let directory = files::open_directory(&build, name)?;
         clean::empty(&directory)?;

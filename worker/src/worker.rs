@@ -20,6 +20,7 @@ use crate::directories::Directories;
 use crate::downloads::Downloads;
 use crate::files;
 use crate::health::{Health, OutOfService};
+use crate::layers::{self, Layers, Subtrees};
 use crate::memory::Memory;
 use crate::metrics::ActionMetrics;
 use crate::outputs;
@@ -78,6 +79,12 @@ pub(crate) async fn serve(
     let loggers: Vec<_> = loggers
         .map(|logger| Logger::start(logger, &logged))
         .collect::<Result<_, _>>()?;
+    let layers = Arc::new(Layers::new(
+        Arc::clone(&cache),
+        Arc::clone(&builds),
+        config.maximum_layer_file_count,
+    ));
+    let relief = tokio::spawn(Layers::relieve(Arc::downgrade(&layers)));
     let services = Arc::new(Services {
         directories: Directories::new(
             Arc::clone(&store),
@@ -90,6 +97,8 @@ pub(crate) async fn serve(
         commands: Memory::new(COMMANDS),
         builds: Arc::clone(&builds),
         space,
+        layers: Arc::clone(&layers),
+        subtrees: Subtrees::default(),
         uploads: Arc::new(Semaphore::new(config.output_upload_concurrency)),
         output_limits: outputs::Limits {
             entries: config.maximum_output_entries,
@@ -109,6 +118,7 @@ pub(crate) async fn serve(
             runner.endpoint.clone(),
             Arc::clone(&cache),
             Arc::clone(&builds),
+            config.maximum_layer_file_count > 0,
         ));
         let limit = runner.maximum_consecutive_test_infrastructure_failures;
         let limit = NonZeroU32::new(limit);
@@ -144,7 +154,19 @@ pub(crate) async fn serve(
     }
     futures::future::join_all(loggers.iter().map(|logger| logger.drained())).await;
     builds.cleaned().await;
-    cache.close()
+    relief.abort();
+    // It was told to end, which is no failure.
+    let _ = relief.await;
+    let left = layers.close();
+    let closed = cache.close();
+    // Last, for it may take long, and whoever loses patience loses nothing: the next
+    // start does the rest.
+    let removal = tokio::task::spawn_blocking(move || {
+        left.into_iter().for_each(layers::Remains::remove);
+        builds.remove_layers();
+    });
+    removal.await?;
+    closed
 }
 
 /// What tells whether there is room for actions.

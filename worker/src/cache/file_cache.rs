@@ -47,6 +47,8 @@ pub struct FileCache {
     pub(super) incoming: OwnedFd,
     limits: Limits,
     index: Mutex<Index>,
+    /// Told when nothing can be evicted though something should.
+    pressure: Notify,
     /// Told when an entry stops being busy.
     pub(super) progress: Notify,
     pub(super) store: Arc<dyn BlobStore>,
@@ -140,6 +142,7 @@ impl FileCache {
             incoming,
             limits,
             index: Mutex::new(index),
+            pressure: Notify::new(),
             progress: Notify::new(),
             store,
             downloads,
@@ -164,6 +167,11 @@ impl FileCache {
     #[must_use]
     pub fn tenant(&self, instance: &InstanceName) -> Tenant {
         Tenant::of(instance, self.limits.tenant_components)
+    }
+
+    /// Returns when the cache holds too much and all of it is pinned.
+    pub(crate) async fn pressed(&self) {
+        self.pressure.notified().await;
     }
 
     /// Pins files, whether they are there or not. A file may be named more than
@@ -375,6 +383,8 @@ impl FileCache {
     pub(super) fn trim(&self, index: &mut Index) {
         while index.bytes() > self.limits.bytes || index.count() > self.limits.files {
             if self.evict(index).is_none() {
+                // Those who pin what they do not use just now may give it up.
+                self.pressure.notify_one();
                 return;
             }
         }
@@ -403,7 +413,10 @@ impl FileCache {
         while freed < bytes || removed < files {
             match self.evict(&mut self.index()) {
                 Some(size) => (freed, removed) = (freed + size, removed + 1),
-                None => return,
+                None => {
+                    self.pressure.notify_one();
+                    return;
+                }
             }
         }
     }

@@ -93,6 +93,12 @@ impl Declared {
         })
     }
 
+    /// Where outputs are in the input root.
+    pub(crate) fn places(&self) -> Vec<RelativePath> {
+        let places = self.outputs.iter();
+        places.map(|output| output.place.clone()).collect()
+    }
+
     /// The directories that must be there before the command runs: the working
     /// directory, and what leads to each output.
     pub(crate) fn needed_directories(&self) -> Vec<RelativePath> {

@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, mknodat};
 use nix::unistd::symlinkat;
 use proto::InstanceName;
 
 use super::plan::Plan;
 use crate::Error;
-use crate::build_directory::BuildDirectory;
 use crate::cache::{FileCache, Key, LinkError, Pins, Tenant};
-use crate::directory::Properties;
+use crate::directory::{FileEntry, Properties};
 use crate::files;
 
 /// How cached files get into an input root.
@@ -51,7 +51,7 @@ struct Vanished {
     properties: Option<Properties>,
 }
 
-/// Makes everything in the plan below the build directory's input root. All of
+/// Makes everything in the plan below a directory. All of
 /// the plan's files must be pinned; the pins of those that had to be fetched
 /// again are returned.
 ///
@@ -61,7 +61,7 @@ pub(crate) async fn build(
     cache: &Arc<FileCache>,
     instance: &InstanceName,
     plan: Arc<Plan>,
-    target: Arc<BuildDirectory>,
+    target: Arc<OwnedFd>,
     how: Materialise,
 ) -> Result<Option<Pins>, Error> {
     // The root alone is there already.
@@ -130,9 +130,7 @@ fn split(plan: &Plan, parts: usize) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut work) = (0, 0);
     for (place, planned) in plan.directories.iter().enumerate() {
-        work += planned.content.as_ref().map_or(0, |directory| {
-            (directory.files.len() + directory.symlinks.len()) as u64
-        });
+        work += planned.count();
         if work >= share {
             ranges.push(start..place + 1);
             (start, work) = (place + 1, 0);
@@ -147,7 +145,7 @@ async fn stretch(
     cache: &Arc<FileCache>,
     tenant: Tenant,
     plan: &Arc<Plan>,
-    target: &Arc<BuildDirectory>,
+    target: &Arc<OwnedFd>,
     range: Range<usize>,
     how: Materialise,
     pass: Pass,
@@ -164,7 +162,7 @@ fn walk(
     cache: &FileCache,
     tenant: Tenant,
     plan: &Plan,
-    target: &BuildDirectory,
+    target: &OwnedFd,
     range: Range<usize>,
     how: Materialise,
     pass: Pass,
@@ -189,13 +187,11 @@ fn walk(
                 files::make_directory(parent, name.as_str(), 0o777)
             }
             (Some(name), Some((_, parent))) => files::open_directory(parent, name.as_str()),
-            _ => target.input_root(),
+            _ => files::open_directory(target, "."),
         }
         .map_err(Error::file("make input directory", shown()))?;
-        if pass.files
-            && let Some(content) = &planned.content
-        {
-            for file in content.files.iter() {
+        if pass.files {
+            for file in planned.files() {
                 let key = Key {
                     tenant,
                     digest: file.digest,
@@ -215,11 +211,15 @@ fn walk(
                     }
                 }
             }
-            for (name, target) in &content.symlinks {
-                symlinkat(&**target, &directory, name.as_str()).map_err(Error::file(
+            for (name, target) in planned.symlinks() {
+                symlinkat(target, &directory, name.as_str()).map_err(Error::file(
                     "make symbolic link",
                     format!("{}/{name}", shown()),
                 ))?;
+            }
+            for name in planned.removed() {
+                hide(&directory, name.as_str())
+                    .map_err(Error::file("hide", format!("{}/{name}", shown())))?;
             }
         }
         if path.len() == OPEN {
@@ -228,6 +228,29 @@ fn walk(
         path.push_back((place, directory));
     }
     Ok(vanished)
+}
+
+/// Makes what hides a name of the layers below: a whiteout, which takes no
+/// capability (since Linux 5.8).
+fn hide(directory: &OwnedFd, name: &str) -> Result<(), Errno> {
+    mknodat(directory, name, SFlag::S_IFCHR, Mode::empty(), 0)
+}
+
+/// Puts a file of the cache, which is pinned, into a directory by hardlink, or by
+/// copy where it has an own mode or time.
+pub(crate) fn place(
+    cache: &FileCache,
+    tenant: Tenant,
+    file: &FileEntry<'_>,
+    directory: &OwnedFd,
+) -> Result<(), LinkError> {
+    let key = Key {
+        tenant,
+        digest: file.digest,
+        executable: file.executable,
+    };
+    let how = Materialise::Hardlink;
+    put(cache, &key, directory, file.name, how, file.properties)
 }
 
 fn put(
@@ -253,7 +276,7 @@ fn put(
 fn retry(
     cache: &FileCache,
     plan: &Plan,
-    target: &BuildDirectory,
+    target: &OwnedFd,
     files: Vec<Vanished>,
     how: Materialise,
 ) -> Result<Vec<Vanished>, Error> {
@@ -295,10 +318,10 @@ fn shown(plan: &Plan, place: usize) -> String {
     names(plan, place).join("/")
 }
 
-fn open(plan: &Plan, target: &BuildDirectory, place: usize) -> Result<OwnedFd, Errno> {
+fn open(plan: &Plan, target: &OwnedFd, place: usize) -> Result<OwnedFd, Errno> {
     use nix::fcntl::OFlag;
     files::open_beneath(
-        target.input_root()?,
+        target,
         names(plan, place),
         OFlag::O_RDONLY | OFlag::O_DIRECTORY,
     )

@@ -5,7 +5,9 @@
 //! cache's files into them, as hardlinks or as copies.
 
 pub(crate) mod build;
+mod inputs;
 pub(crate) mod plan;
 
-pub(crate) use build::{Materialise, build};
-pub(crate) use plan::Plan;
+pub(crate) use build::{Materialise, build, place};
+pub(crate) use inputs::{Inputs, Means};
+pub(crate) use plan::{Choice, Cover, Plan};

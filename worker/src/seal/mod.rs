@@ -5,7 +5,9 @@
 //! it beside a hardlink of a throw-away file that is made as cached files are. It
 //! tries what an action could try. Then the worker looks at the inode, through a
 //! descriptor of its own: only where nothing about it changed, and the program
-//! did run, are inputs hardlinked. Everywhere else each action gets copies.
+//! did run, are inputs hardlinked. Everywhere else each action gets copies. The same
+//! is tried once more with an overlay, where the runner offers any, before input
+//! roots are laid over layers.
 //! Configuration has no say in it.
 
 use std::ffi::OsString;
@@ -19,6 +21,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use proto::wire::runner_extension::Overlay;
 use tonic::{Code, Status};
 use xattr::FileExt as _;
 
@@ -26,7 +29,7 @@ use crate::Error;
 use crate::build_directory::{BuildDirectories, BuildDirectory};
 use crate::cache::FileCache;
 use crate::files;
-use crate::root::Materialise;
+use crate::root::{Materialise, Means};
 use crate::runner::{Command, Runner};
 
 /// The program, compiled from `probe.rs`.
@@ -62,7 +65,8 @@ impl Drop for Victim<'_> {
     }
 }
 
-/// Finds out how inputs may be given to this runner's actions.
+/// Finds out how inputs may be given to this runner's actions; `layers`: whether
+/// overlays are wanted.
 ///
 /// # Errors
 /// The worker's own disk fails, or the runner is away or fails in a way that may
@@ -72,7 +76,58 @@ pub(crate) async fn probe(
     cache: &Arc<FileCache>,
     builds: &Arc<BuildDirectories>,
     runner: &Arc<Runner>,
-) -> Result<Materialise, Error> {
+    layers: bool,
+) -> Result<Means, Error> {
+    let files = match attempt(cache, builds, runner, false).await? {
+        Ok(()) => Materialise::Hardlink,
+        Err(Failure::Passing(status)) => return Err(Error::Runner(status)),
+        Err(Failure::Lasting(reason)) => {
+            let address = runner.address();
+            tracing::warn!("runner {address}: {reason}: inputs will be copied, not hardlinked");
+            Materialise::Copy
+        }
+    };
+    let offered = runner.description().is_some_and(|d| d.maximum_layers > 0);
+    let layers = layers && offered && files == Materialise::Hardlink;
+    let layers = layers
+        && match attempt(cache, builds, runner, true).await? {
+            Ok(()) => true,
+            Err(Failure::Passing(status)) if Runner::is_away(&status) => {
+                return Err(Error::Runner(status));
+            }
+            Err(failure) => {
+                let address = runner.address();
+                tracing::warn!("runner {address}: {failure}: input roots will not be overlays");
+                false
+            }
+        };
+    tracing::info!(runner = %runner.address(), inputs = ?files, layers, "runner is ready");
+    Ok(Means { files, layers })
+}
+
+/// Why the seal does not hold, or is not known to.
+enum Failure {
+    /// Another time it may be otherwise.
+    Passing(Status),
+    Lasting(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Passing(status) => write!(f, "the seal probe failed: {status}"),
+            Self::Lasting(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// Runs the probe once, in an input root that is an overlay or is none.
+async fn attempt(
+    cache: &Arc<FileCache>,
+    builds: &Arc<BuildDirectories>,
+    runner: &Arc<Runner>,
+    overlay: bool,
+) -> Result<Result<(), Failure>, Error> {
     let build = builds.make(None, Arc::clone(runner), false).await?;
     let file = |operation| move |errno| Error::file(operation, "seal probe")(errno);
     let victim = Victim::make(cache, build.name()).map_err(file("make"))?;
@@ -86,49 +141,44 @@ pub(crate) async fn probe(
     ) {
         Ok(()) => {}
         Err(errno @ (Errno::EXDEV | Errno::EPERM | Errno::EOPNOTSUPP)) => {
-            tracing::warn!(
-                %errno,
-                "cached files cannot be hardlinked into build directories: inputs will be copied"
-            );
-            return Ok(Materialise::Copy);
+            let reason = format!("hardlinks of cached files cannot be made there: {errno}");
+            return Ok(Err(Failure::Lasting(reason)));
         }
         Err(errno) => return Err(file("link")(errno)),
     }
     // Nothing in this process forks, and the program is closed when this
     // returns, so that its start cannot fail with ETXTBSY.
     place_program(&root).map_err(file("write"))?;
+    let scratch = overlay.then(|| build.make_scratch()).transpose()?;
     let before = victim.inode().map_err(file("stat"))?;
-    let how = match run(runner, &build).await {
-        Ok(ALL_TRIED) => match victim.altered(&before).map_err(file("stat"))? {
-            None => Materialise::Hardlink,
-            Some(what) => {
-                tracing::warn!(
-                    "actions of runner {} can alter the {what} of cached files: inputs will be \
-                     copied, not hardlinked",
-                    runner.address()
-                );
-                Materialise::Copy
-            }
+    let outcome = match run(runner, &build, scratch).await {
+        Ok(ALL_TRIED) => match victim.altered(&before, overlay).map_err(file("stat"))? {
+            None if overlay && !was_copied(&build) => Err(Failure::Lasting(
+                "what actions change in an overlay does not come to the worker".into(),
+            )),
+            None => Ok(()),
+            Some(what) => Err(Failure::Lasting(format!(
+                "actions can alter the {what} of cached files"
+            ))),
         },
-        Ok(code) => {
-            tracing::warn!(
-                "the seal probe ended with {code} on runner {}: inputs will be copied",
-                runner.address()
-            );
-            Materialise::Copy
-        }
-        Err(status) if is_passing(&status) => return Err(Error::Runner(status)),
-        Err(status) => {
-            tracing::warn!(
-                %status,
-                "runner {} cannot run the seal probe: inputs will be copied",
-                runner.address()
-            );
-            Materialise::Copy
-        }
+        Ok(code) => Err(Failure::Lasting(format!(
+            "the seal probe ended with {code}"
+        ))),
+        Err(status) if is_passing(&status) => Err(Failure::Passing(status)),
+        Err(status) => Err(Failure::Lasting(format!(
+            "the seal probe cannot be run: {status}"
+        ))),
     };
-    tracing::info!(runner = %runner.address(), inputs = ?how, "runner is ready");
-    Ok(how)
+    Ok(outcome)
+}
+
+/// Whether the probe's changes to the throw-away file went to the upper directory,
+/// into a file of the worker's.
+fn was_copied(build: &BuildDirectory) -> bool {
+    let stat = build
+        .upper()
+        .and_then(|upper| files::stat_at(upper, "victim"));
+    stat.is_ok_and(|stat| stat.st_uid == nix::unistd::geteuid().as_raw())
 }
 
 /// Whether a failure says nothing about what the runner's actions can do.
@@ -137,7 +187,11 @@ fn is_passing(status: &Status) -> bool {
     Runner::is_away(status) || passing.contains(&status.code())
 }
 
-async fn run(runner: &Runner, build: &BuildDirectory) -> Result<i64, Status> {
+async fn run(
+    runner: &Runner,
+    build: &BuildDirectory,
+    scratch: Option<String>,
+) -> Result<i64, Status> {
     let command = Command {
         arguments: vec!["./probe".into()],
         environment: std::collections::HashMap::new(),
@@ -145,8 +199,11 @@ async fn run(runner: &Runner, build: &BuildDirectory) -> Result<i64, Status> {
         build: build.name().into(),
         timeout: Some(TIMEOUT),
         limits: std::collections::HashMap::new(),
-        overlay: None,
         trace: crate::trace::Trace::default(),
+        overlay: scratch.map(|scratch_directory| Overlay {
+            lower_directories: Vec::new(),
+            scratch_directory,
+        }),
     };
     runner.run(command).await.map(|ran| ran.exit_code)
 }
@@ -196,8 +253,9 @@ impl<'a> Victim<'a> {
         })
     }
 
-    /// What about the inode is not as it was.
-    fn altered(&self, before: &Inode) -> Result<Option<&'static str>, Errno> {
+    /// What about the inode is not as it was. `changed`: whether the time of its last
+    /// change counts, which without an overlay the worker's own links move.
+    fn altered(&self, before: &Inode, changed: bool) -> Result<Option<&'static str>, Errno> {
         let Inode { stat: after, names } = self.inode()?;
         let same_names = names == before.names;
         let before = &before.stat;
@@ -215,6 +273,12 @@ impl<'a> Victim<'a> {
             (
                 "modification time",
                 (after.st_mtime, after.st_mtime_nsec) == (before.st_mtime, before.st_mtime_nsec),
+            ),
+            (
+                "change time",
+                !changed
+                    || (after.st_ctime, after.st_ctime_nsec)
+                        == (before.st_ctime, before.st_ctime_nsec),
             ),
             ("links", after.st_nlink == before.st_nlink),
             ("extended attributes", same_names),
