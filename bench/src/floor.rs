@@ -44,6 +44,16 @@ pub fn runs(
     count: usize,
     parallel: usize,
 ) -> Result<(Vec<Duration>, Duration)> {
+    at_a_time(count, parallel, || run_once(floor, program))
+}
+
+/// Does something that tells how long it took, `count` times, `parallel` at a time.
+/// Gives how long each took, and all of them together.
+pub fn at_a_time(
+    count: usize,
+    parallel: usize,
+    once: impl Fn() -> Result<Duration> + Sync,
+) -> Result<(Vec<Duration>, Duration)> {
     let next = AtomicUsize::new(0);
     let start = Instant::now();
     let mut times = Vec::with_capacity(count);
@@ -53,7 +63,7 @@ pub fn runs(
                 scope.spawn(|| {
                     let mut times = Vec::new();
                     while next.fetch_add(1, Ordering::Relaxed) < count {
-                        times.push(run_once(floor, program)?);
+                        times.push(once()?);
                     }
                     anyhow::Ok(times)
                 })

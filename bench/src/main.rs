@@ -1,9 +1,8 @@
 //! Measurements of Hayloft, each as a ratio to a floor measured in the same run:
 //! machines differ and are shared, ratios hold.
 //!
-//! `cargo run --release -p bench -- noop` measures what an action costs beyond
-//! the process it runs; `fetch` what it costs to fetch input files; `memory` shows
-//! what a worker needs of it.
+//! `cargo run --release -p bench -- noop` measures what an action costs beyond the
+//! process it runs; `help` tells of the others.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +13,7 @@ use clap::{Parser, Subcommand};
 mod farm;
 mod fetch;
 mod floor;
+mod launch;
 mod memory;
 mod noop;
 mod statistics;
@@ -33,6 +33,8 @@ enum Bench {
     Fetch(fetch::Options),
     /// What a worker's memory grows to with many large input roots.
     Memory(memory::Options),
+    /// Programs in sandboxes, beside posix_spawn and bubblewrap.
+    Launch(launch::Options),
 }
 
 fn main() -> ExitCode {
@@ -40,10 +42,17 @@ fn main() -> ExitCode {
     if farm::is_role() {
         return hayloft::main();
     }
+    if std::env::args().nth(1).as_deref() == Some(launch::launcher::ROLE) {
+        return launch::launcher::main().unwrap_or_else(|error| {
+            eprintln!("hayloft-bench: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     let outcome = match Arguments::parse().bench {
         Bench::Noop(options) => noop::run(&options),
         Bench::Fetch(options) => fetch::run(&options),
         Bench::Memory(options) => memory::run(&options),
+        Bench::Launch(options) => launch::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
