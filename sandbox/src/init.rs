@@ -36,6 +36,7 @@ use crate::policy::{HostIds, Root};
 use crate::report::{Report, StepFailure};
 use crate::run_request::RunRequest;
 use crate::step::{Phase, Step};
+use crate::urgency::Urgency;
 use crate::{mounts, rlimits, sys};
 
 /// What a sandbox needs from the launcher, prepared once.
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) own_group: u32,
     /// The system call filter, compiled; empty where it is off.
     pub(crate) filter: Vec<seccompiler::sock_filter>,
+    pub(crate) urgency: Urgency,
     /// Where this process's arguments are.
     pub(crate) arguments: sys::Arguments,
 }
@@ -103,6 +105,7 @@ pub(crate) fn main(shared: &Shared, channel: OwnedFd, host_id: u32) -> Infallibl
     };
     // Whether the launcher still listens makes no difference here.
     let sent = send_datagram(channel.as_fd(), &report.encode(), &[]);
+    shared.urgency.give_way();
     sys::exit_now(i32::from(sent.is_err()))
 }
 
@@ -241,9 +244,12 @@ fn enter_own_namespaces(state: &State<'_>, inner: u32) -> nix::Result<()> {
     let maps_itself = state.shared.plan.host_ids == HostIds::SameUser;
     keep.extend(maps_itself.then_some(proc));
     sys::close_all_but(&keep)?;
-    sys::reset_signals()?;
+    // The launcher has all others as they are by default.
+    sys::default_signal(libc::SIGPIPE)?;
+    sys::unblock_signals()?;
     sys::pass_on_termination()?;
     umask(Mode::from_bits_truncate(0o022));
+    state.shared.urgency.wait_for_command();
     // Commands see pid 1's name and arguments.
     prctl::set_name(c"init")?;
     sys::clear_arguments(state.shared.arguments);

@@ -53,6 +53,7 @@ mod step;
 mod subordinate;
 mod surroundings;
 mod sys;
+mod urgency;
 mod user_namespace;
 mod watch;
 mod wire;

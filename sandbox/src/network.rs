@@ -79,7 +79,8 @@ impl Network {
 pub(crate) struct Networks {
     home: OwnedFd,
     proc: OwnedFd,
-    unused: Vec<Network>,
+    /// By sandboxes that are gone.
+    left: Vec<Network>,
     /// How many are kept.
     most: usize,
     seen: Vec<u8>,
@@ -89,9 +90,9 @@ impl Networks {
     /// `proc` is the host's `/proc`; at most `most` are kept for later.
     pub(crate) fn new(proc: OwnedFd, most: usize) -> nix::Result<Self> {
         Ok(Self {
-            home: open(&proc, "self/ns/net")?,
+            home: open(&proc, "thread-self/ns/net")?,
             proc,
-            unused: Vec::new(),
+            left: Vec::new(),
             most,
             seen: Vec::new(),
         })
@@ -99,17 +100,19 @@ impl Networks {
 
     /// One in which nothing has happened.
     pub(crate) fn take(&mut self) -> nix::Result<Network> {
-        match self.unused.pop() {
-            Some(network) => Ok(network),
-            None => self.make(),
+        while let Some(network) = self.left.pop() {
+            if network.read(&mut self.seen).is_ok() && self.seen == network.new {
+                return Ok(network);
+            }
         }
+        self.make()
     }
 
-    /// Keeps it, if nothing has happened in it. Every process that was in it is dead.
+    /// Keeps it for when the next is taken, which is when there is time to look
+    /// whether anything has happened in it. Every process that was in it is dead.
     pub(crate) fn give_back(&mut self, network: Network) {
-        let untouched = network.read(&mut self.seen).is_ok() && self.seen == network.new;
-        if untouched && self.unused.len() < self.most {
-            self.unused.push(network);
+        if self.left.len() < self.most {
+            self.left.push(network);
         }
     }
 
@@ -135,7 +138,7 @@ impl Networks {
         sys::bring_up(c"lo")?;
         let mut traces = Vec::new();
         for name in TRACES {
-            match open(&self.proc, &format!("self/net/{name}")) {
+            match open(&self.proc, &format!("thread-self/net/{name}")) {
                 Ok(file) => traces.push((name, File::from(file))),
                 // A kernel without IPv6.
                 Err(Errno::ENOENT) => {}
@@ -143,7 +146,7 @@ impl Networks {
             }
         }
         let mut network = Network {
-            namespace: open(&self.proc, "self/ns/net")?,
+            namespace: open(&self.proc, "thread-self/ns/net")?,
             traces,
             new: Vec::new(),
         };
@@ -181,9 +184,13 @@ mod tests {
         networks.enter(&network).unwrap();
         let left = use_it();
         networks.leave().unwrap();
+        // Held, so that no other gets its number.
+        let held = network.namespace.try_clone().unwrap();
         networks.give_back(network);
+        let again = networks.take().unwrap();
         drop(left);
-        !networks.unused.is_empty()
+        let number = |namespace: &OwnedFd| nix::sys::stat::fstat(namespace).unwrap().st_ino;
+        number(&held) == number(&again.namespace)
     }
 
     fn root(test: &str) -> bool {

@@ -216,6 +216,23 @@ pub(crate) fn take_ids(uid: u32, gid: u32) -> Result<()> {
     Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
+/// The niceness of this process (`getpriority(2)`).
+pub(crate) fn niceness() -> Result<i32> {
+    // SAFETY: no pointers. The bare call gives 20 less the niceness, which unlike what
+    // the C library makes of it is never negative.
+    let left = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) };
+    Errno::result(left).map(|left| 20 - left as i32)
+}
+
+/// Sets the niceness of a process; `None`: this one (`setpriority(2)`).
+pub(crate) fn set_niceness(process: Option<Pid>, niceness: i32) -> Result<()> {
+    let process = process.map_or(0, Pid::as_raw);
+    // SAFETY: no pointers.
+    let result =
+        unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, process, niceness) };
+    Errno::result(result).map(drop)
+}
+
 /// Ends this process at once, without any of the library's clean-up.
 pub(crate) fn exit_now(code: libc::c_int) -> ! {
     // SAFETY: ends the process; nothing runs after it.
@@ -242,29 +259,36 @@ pub(crate) fn duplicate_to(from: libc::c_int, to: libc::c_int) -> Result<()> {
     Errno::result(unsafe { libc::dup2(from, to) }).map(drop)
 }
 
-/// The default action for every signal, and none blocked. The C library's
-/// functions would leave out the two that it keeps for itself, which whoever
-/// started us may have left blocked.
-pub(crate) fn reset_signals() -> Result<()> {
-    const SET_BYTES: usize = 8;
+const SIGNAL_SET_BYTES: usize = 8;
+
+/// The default action for every signal but one. The C library's functions would leave
+/// out the two that it keeps for itself.
+pub(crate) fn default_signals_but(kept: libc::c_int) -> Result<()> {
+    (1..=64)
+        .filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, kept].contains(signal))
+        .try_for_each(default_signal)
+}
+
+/// The default action for a signal.
+pub(crate) fn default_signal(signal: libc::c_int) -> Result<()> {
     // Handler, flags, restorer and mask of the kernel's `struct sigaction`.
     let default = [0_u64; 4];
-    for signal in 1..=64_i32 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
-        }
-        // SAFETY: reads one action of at most that size, which runs no code.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                std::ptr::null_mut::<u64>(),
-                SET_BYTES,
-            )
-        };
-        Errno::result(result)?;
-    }
+    // SAFETY: reads one action of at most that size, which runs no code.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            default.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+            SIGNAL_SET_BYTES,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// No signal is blocked. The C library's function would leave out the two that it
+/// keeps for itself, which whoever started us may have left blocked.
+pub(crate) fn unblock_signals() -> Result<()> {
     let none = 0_u64;
     // SAFETY: reads one set of the size given.
     let result = unsafe {
@@ -273,7 +297,7 @@ pub(crate) fn reset_signals() -> Result<()> {
             libc::SIG_SETMASK,
             &raw const none,
             std::ptr::null_mut::<u64>(),
-            SET_BYTES,
+            SIGNAL_SET_BYTES,
         )
     };
     Errno::result(result).map(drop)

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sandbox::{
-    Client, ClientError, Config, End, Frame, HostIds, Policy, Reply, Root, RunRequest, ServiceHalf,
-    split,
+    CgroupChoice, Client, ClientError, Config, End, Frame, HostIds, Policy, Reply, Root,
+    RunRequest, ServiceHalf, split,
 };
 
 use super::{Batch, PROGRAM};
@@ -39,6 +39,8 @@ pub fn main() -> Result<ExitCode> {
             policy: Policy::new(Root::Host, ids),
             build_directory: directory.into(),
             pool_size: parallel.parse()?,
+            cgroup: CgroupChoice::default(),
+            termination_grace: Duration::ZERO,
             service: ServiceHalf {
                 uid: 65533,
                 gid: 65533,

@@ -39,6 +39,7 @@ use crate::report::StepFailure;
 use crate::sandbox::{NotRun, Sandbox, State};
 use crate::split::{Config, Error, Service, Signals};
 use crate::step::{Phase, Step};
+use crate::urgency::Urgency;
 use crate::{base, mount_map, seccomp, sys};
 
 /// How long no new sandbox is tried after one failed to be made.
@@ -147,6 +148,9 @@ pub(crate) fn run(
     };
     let build = open_place(base::BUILD).map_err(errno("open the build directory"))?;
     let worker = mount_map::owner(build.as_fd());
+    let urgency = Urgency::own().map_err(errno("learn the own priority"))?;
+    // Sandboxes begin as copies of this process.
+    sys::default_signals_but(libc::SIGPIPE).map_err(errno("reset signals"))?;
     let mut launcher = Launcher {
         worker: worker.map_err(errno("look at the build directory"))?,
         overlays: false,
@@ -160,6 +164,7 @@ pub(crate) fn run(
             own_group: group,
             filter,
             arguments,
+            urgency,
         },
         build,
         pool_size: config.pool_size,
@@ -348,6 +353,7 @@ impl Launcher<'_> {
                     // A failure is told by the order, which then lacks the mapping.
                     let _ = sandbox.map_mounts(&self.shared, self.worker);
                 }
+                self.shared.urgency.call(sandbox.pid);
                 match sandbox.run(
                     self.build.as_fd(),
                     &self.shared.plan,
@@ -364,6 +370,14 @@ impl Launcher<'_> {
                         sandbox.state = State::Leaving;
                     }
                 }
+            }
+        }
+        if self.orders.is_empty() {
+            return;
+        }
+        for sandbox in &self.sandboxes {
+            if matches!(sandbox.state, State::Preparing) {
+                self.shared.urgency.call(sandbox.pid);
             }
         }
     }

@@ -204,10 +204,10 @@ fn an_output_file_belongs_to_one_run() {
 fn a_lack_of_descriptors_costs_no_more_than_runs() {
     let name = "a_lack_of_descriptors_costs_no_more_than_runs";
     for mode in Mode::available(name) {
-        let mut farm = Farm::start_through(&["prlimit", "--nofile=64:64"], mode, &[]);
+        let mut farm = Farm::start_through(&["prlimit", "--nofile=48:48"], mode, &[]);
         let mut open = BTreeSet::new();
         for _ in 0..60 {
-            let mut run = shell("sleep 0.1");
+            let mut run = shell("sleep 1");
             farm.place(&mut run);
             open.insert(farm.send_run(&run));
         }
