@@ -56,6 +56,14 @@ pub struct Config {
     /// place; with `root = "host"` only.
     #[serde(default)]
     pub read_only_binds: Vec<PathBuf>,
+    /// The same, writable as far as modes let commands' uids. What one command writes
+    /// there every other sees: nothing of it is hermetic.
+    #[serde(default)]
+    pub read_write_binds: Vec<PathBuf>,
+    /// Absolute paths that lead to `/tmp` inside, which is each action's own; with
+    /// `root = "host"` only.
+    #[serde(default)]
+    pub symlink_temporary_directories: Vec<PathBuf>,
     /// Limits of each command.
     #[serde(default)]
     pub limits: CommandLimits,
@@ -280,6 +288,10 @@ impl Config {
         policy.limits = self.limits.checked()?;
         policy.maximum_limits = limits::maximum(&self.maximum_limits)?;
         policy.read_only_binds.clone_from(&self.read_only_binds);
+        policy.read_write_binds.clone_from(&self.read_write_binds);
+        policy
+            .symlink_temporary_directories
+            .clone_from(&self.symlink_temporary_directories);
         let named = |table: &str, name: &str| match Protection::from_name(name) {
             Some(protection) => Ok(protection),
             None => invalid(

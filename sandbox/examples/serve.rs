@@ -3,7 +3,7 @@
 //!
 //! `serve BUILD_DIRECTORY KEY=VALUE...` with the keys `root` (`host`, `input`),
 //! `ids` (`same`, or `START:COUNT`), `pool`, `off` (a protection), `cgroup` (a
-//! directory), `grace` (milliseconds), and the names of limits.
+//! directory), `grace` (milliseconds), `ro`, `rw` and `link` (paths), and the names of limits.
 //!
 //! Each frame is `length: u32, kind: u8, id: u64, body`, little endian; kinds
 //! are `r`un (body: an encoded run request), `k`ill, re`c`laim and `p`ath
@@ -40,6 +40,7 @@ fn config() -> Option<Config> {
     let build_directory = arguments.next()?.into();
     let (mut root, mut ids, mut pool_size) = (Root::Host, HostIds::SameUser, 2);
     let mut off = Vec::new();
+    let (mut read_only, mut read_write, mut links) = (Vec::new(), Vec::new(), Vec::new());
     let (mut cgroup, mut termination_grace) = (CgroupChoice::None, Duration::ZERO);
     let mut limits = Limits::usual();
     for argument in arguments {
@@ -55,6 +56,9 @@ fn config() -> Option<Config> {
                 };
             }
             ("pool", number) => pool_size = number.parse().ok()?,
+            ("ro", path) => read_only.push(path.into()),
+            ("rw", path) => read_write.push(path.into()),
+            ("link", path) => links.push(path.into()),
             ("cgroup", path) => cgroup = CgroupChoice::At(path.into()),
             ("grace", millis) => termination_grace = Duration::from_millis(millis.parse().ok()?),
             ("off", name) => off.push(Protection::from_name(name)?),
@@ -66,6 +70,9 @@ fn config() -> Option<Config> {
     }
     let mut policy = Policy::new(root, ids);
     policy.limits = limits;
+    policy.read_only_binds = read_only;
+    policy.read_write_binds = read_write;
+    policy.symlink_temporary_directories = links;
     for protection in off {
         policy.set_need(protection, Need::Off);
     }

@@ -6,6 +6,7 @@
 //!            only where a whole one is in sight
 //! /root      the base root: what every sandbox sees besides its input root
 //! /input     where an input root that becomes `/` is attached
+//! /boot_id   what covers the host's
 //! ```
 //! A sandbox's mount namespace starts as a copy of this one, so that it costs
 //! some twenty mounts however many the host has; the copy of `/root` becomes its
@@ -96,9 +97,21 @@ fn perform(step: &Step, build_directory: &Path, host: &mut Option<Host>) -> io::
             let target = nix::fcntl::readlinkat(&source, c"")?;
             symlink(target, base.join(path.strip_prefix("/").unwrap_or(path)))
         }
-        Step::NeutralEtc { id } => {
+        Step::BindReadWrite(path) => {
+            let source = open_below(&host.root, path)?;
+            let target = base.join(path.strip_prefix("/").unwrap_or(path));
+            bind(source.as_fd(), &target, sys::NO_SUID | sys::NO_DEV)
+        }
+        Step::SymlinkTemporary(path) => {
+            let place = base.join(path.strip_prefix("/").unwrap_or(path));
+            let parent = place.parent().unwrap_or(&base);
+            let mut builder = std::fs::DirBuilder::new();
+            builder.recursive(true).mode(0o755).create(parent)?;
+            symlink("/tmp", place)
+        }
+        Step::NeutralEtc { id, network } => {
             // The host's own /etc: only /proc is covered.
-            etc::fill(Path::new("/etc"), &base.join("etc"), *id)
+            etc::fill(Path::new("/etc"), &base.join("etc"), *id, *network)
         }
         Step::Devices => devices(host, &base),
         _ => Err(Errno::EINVAL.into()),
@@ -123,6 +136,7 @@ fn launcher_root(build_directory: &Path) -> io::Result<Host> {
         sys::move_mount(tree.as_fd(), site.as_fd(), &name)?;
     }
     create_directory(&Path::new(SITE).join("input"), 0o755)?;
+    etc::write(&Path::new(SITE).join("boot_id"), etc::BOOT_ID.as_bytes())?;
     let base = Path::new(SITE).join("root");
     create_directory(&base, 0o755)?;
     mount_tmpfs(&base)?;

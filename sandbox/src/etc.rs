@@ -36,8 +36,17 @@ const COPIED_PREFIXES: [&str; 2] = ["java", "python"];
 /// Nothing neutral is larger than this in all.
 const MOST_BYTES: u64 = 64 << 20;
 
+/// What a machine and its boot are known by: the same everywhere, and of the form that
+/// programs expect (`machine-id(5)`, RFC 9562).
+const MACHINE_ID: &str = "6861796c6f6674000000000000000001\n";
+pub(crate) const BOOT_ID: &str = "6861796c-6f66-4740-8000-000000000001\n";
+
+/// How names are found on the host's network.
+const OF_NETWORK: [&str; 2] = ["hosts", "resolv.conf"];
+
 /// Fills `to` from the host's `from`, with `id` as the uid and gid of `build`.
-pub(crate) fn fill(from: &Path, to: &Path, id: u32) -> io::Result<()> {
+/// `network`: commands are on the host's.
+pub(crate) fn fill(from: &Path, to: &Path, id: u32, network: bool) -> io::Result<()> {
     std::fs::DirBuilder::new().mode(0o755).create(to)?;
     let mut left = MOST_BYTES;
     for name in COPIED {
@@ -56,6 +65,14 @@ pub(crate) fn fill(from: &Path, to: &Path, id: u32) -> io::Result<()> {
         copy_below(from, to, Path::new(&name), &mut left)?;
     }
     for (name, text) in generated(id) {
+        let own = network
+            .then_some(name)
+            .filter(|name| OF_NETWORK.contains(name));
+        // Often a link to where no command sees it.
+        let text = match own.map(|name| std::fs::read_to_string(from.join(name))) {
+            Some(Ok(text)) => text,
+            _ => text,
+        };
         write(&to.join(name), text.as_bytes())?;
     }
     symlink("/usr/share/zoneinfo/UTC", to.join("localtime"))?;
@@ -87,7 +104,7 @@ fn generated(id: u32) -> Vec<(&'static str, String)> {
         ),
         ("hostname", "localhost\n".to_owned()),
         ("host.conf", "multi on\n".to_owned()),
-        ("machine-id", String::new()),
+        ("machine-id", MACHINE_ID.to_owned()),
         ("resolv.conf", String::new()),
         ("timezone", "Etc/UTC\n".to_owned()),
         (
@@ -140,7 +157,7 @@ fn copy(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
     }
 }
 
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     std::fs::write(path, content)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
 }
@@ -163,13 +180,20 @@ mod tests {
         std::fs::write(from.join("shadow"), "s").unwrap();
         std::fs::write(from.join("machine-id"), "0123").unwrap();
         std::fs::write(from.join("passwd"), "someone:x:1:1::/:/bin/sh").unwrap();
-        fill(&from, &to, 1000).unwrap();
+        std::fs::write(from.join("resolv.conf"), "nameserver ::1").unwrap();
+        fill(&from, &to, 1000, false).unwrap();
         assert_eq!(std::fs::read(to.join("ssl/certs/a.pem")).unwrap(), b"a");
         assert!(to.join("ld.so.cache").exists());
         assert!(to.join("java-17").is_dir());
         assert!(!to.join("ssl/private").exists());
         assert!(!to.join("shadow").exists());
-        assert_eq!(std::fs::read(to.join("machine-id")).unwrap(), b"");
+        let read = |to: &Path, name| std::fs::read_to_string(to.join(name)).unwrap();
+        assert_eq!(read(&to, "machine-id"), MACHINE_ID);
+        assert_eq!(read(&to, "resolv.conf"), "");
+        let shared = directory.join("shared");
+        fill(&from, &shared, 1000, true).unwrap();
+        assert_eq!(read(&shared, "resolv.conf"), "nameserver ::1");
+        assert!(read(&shared, "hosts").contains("localhost"));
         let passwd = std::fs::read_to_string(to.join("passwd")).unwrap();
         assert!(passwd.contains("build:x:1000:1000:"));
         assert!(!passwd.contains("someone"));

@@ -14,7 +14,9 @@
 //! asks for when a command's time is over (and a command may do to itself).
 
 use std::convert::Infallible;
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -287,6 +289,13 @@ fn landlock_rules(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
         Root::Input => rules.allow_all(slash.as_fd())?,
         Root::Host => {
             rules.allow_reading(slash.as_fd())?;
+            for step in &state.shared.plan.start {
+                if let Step::BindReadWrite(path) = step {
+                    let path = CString::new(path.as_os_str().as_bytes());
+                    let place = open_place(&path.map_err(|_| Errno::EINVAL)?)?;
+                    rules.allow_all(place.as_fd())?;
+                }
+            }
             for path in [c"/var/tmp", c"/dev/shm", c"/dev/pts"] {
                 rules.allow_all(open_place(path)?.as_fd())?;
             }

@@ -38,6 +38,7 @@ mod overlay;
 mod paths;
 mod plan;
 mod policy;
+mod policy_check;
 mod probe;
 mod process_tree;
 mod reclaim;

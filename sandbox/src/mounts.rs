@@ -13,10 +13,13 @@ use crate::policy::Root;
 use crate::sys;
 
 /// Entries of `/proc` that tell about, or reach, the machine: covered.
-const HIDDEN_FILES: [&str; 10] = [
-    // These two tell one machine from another.
+const HIDDEN_FILES: [&str; 13] = [
+    // Tells one machine from another.
     "cmdline",
-    "sys/kernel/random/boot_id",
+    "interrupts",
+    "kallsyms",
+    "vmallocinfo",
+    "timer_stats",
     "kcore",
     "keys",
     "key-users",
@@ -57,10 +60,12 @@ pub(crate) fn proc() -> nix::Result<()> {
     sys::move_mount(settings.as_fd(), proc.as_fd(), c"sys")?;
 
     let null = open_place(c"/root/dev/null")?;
+    let boot_id = open_place(c"/boot_id")?;
     // Any empty directory serves.
     let empty = open_place(c"/root/tmp")?;
     for (names, cover) in [
         (&HIDDEN_FILES[..], &null),
+        (&["sys/kernel/random/boot_id"], &boot_id),
         (&HIDDEN_DIRECTORIES[..], &empty),
     ] {
         for name in names {

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::limits::{Limit, Limits};
 use crate::policy::{HostIds, Need, Policy, Protection, Root};
+use crate::policy_check;
 use crate::probe::{Feature, Probe};
 use crate::step::{Phase, Step};
 use crate::subordinate::Subordinate;
@@ -120,7 +121,7 @@ impl Plan {
     /// # Errors
     /// What is required and missing, by name, with what to do about it.
     pub fn new(policy: &Policy, probe: &Probe) -> Result<Self, Refusal> {
-        check_policy(policy)?;
+        policy_check::check(policy)?;
         let mut protections: Vec<Held> = Vec::new();
         for protection in Protection::ALL {
             let need = need(policy, protection, &protections);
@@ -160,7 +161,7 @@ impl Plan {
                 .any(|h: &Held| h.protection == wanted && h.held)
         };
         Ok(Self {
-            start: start(policy, probe),
+            start: start(policy, probe, &held),
             prepare: prepare(policy, probe, &held),
             request: request(policy, &held),
             command: command(policy, &held),
@@ -206,68 +207,6 @@ fn need(policy: &Policy, protection: Protection, decided: &[Held]) -> Need {
         }
         need => need,
     }
-}
-
-fn check_policy(policy: &Policy) -> Result<(), Refusal> {
-    for protection in Protection::ALL {
-        if protection.is_structural() && policy.need(protection) == Need::Off {
-            return Err(Refusal::Structural(protection));
-        }
-    }
-    // Without capabilities the kernel lets a process restrict itself only
-    // after no_new_privs.
-    for protection in [Protection::Seccomp, Protection::LandlockFiles] {
-        if policy.need(protection) != Need::Off
-            && policy.need(Protection::NoNewPrivileges) == Need::Off
-        {
-            return Err(Refusal::Depends {
-                protection,
-                needs: Protection::NoNewPrivileges,
-            });
-        }
-    }
-    if policy.need(Protection::LandlockScopes) == Need::Required
-        && policy.need(Protection::LandlockFiles) == Need::Off
-    {
-        return Err(Refusal::Depends {
-            protection: Protection::LandlockScopes,
-            needs: Protection::LandlockFiles,
-        });
-    }
-    for limits in [&policy.limits, &policy.maximum_limits] {
-        if limits
-            .iter()
-            .any(|(limit, value)| limit.is_positive() && value == 0)
-        {
-            return Err(Refusal::Policy("only limits of files' sizes may be 0"));
-        }
-    }
-    let in_memory = [Limit::Tmpfs, Limit::Shm];
-    if in_memory
-        .iter()
-        .any(|limit| policy.limits[*limit].is_none())
-    {
-        return Err(Refusal::Policy("directories in memory must have a size"));
-    }
-    if policy.hostname.is_empty() || policy.hostname.len() > 64 {
-        return Err(Refusal::Policy("the host name must have 1 to 64 bytes"));
-    }
-    if policy.read_only_binds.iter().any(|p| !p.is_absolute()) {
-        return Err(Refusal::Policy("read-only binds must be absolute paths"));
-    }
-    if policy.root == Root::Input && !policy.read_only_binds.is_empty() {
-        return Err(Refusal::Policy(
-            "read-only binds go with the host root: the input root is not added to",
-        ));
-    }
-    if let HostIds::Range { start, count } = policy.host_ids
-        && (start == 0 || count == 0 || start.checked_add(count).is_none_or(|end| end == u32::MAX))
-    {
-        return Err(Refusal::Policy(
-            "the host uid range must not be empty, hold 0 or reach 4294967295",
-        ));
-    }
-    Ok(())
 }
 
 fn check_host(policy: &Policy, probe: &Probe) -> Result<(), Refusal> {
@@ -349,7 +288,7 @@ fn missing(protection: Protection, policy: &Policy, probe: &Probe) -> Option<(St
     probe.missing(feature)
 }
 
-fn start(policy: &Policy, probe: &Probe) -> Vec<Step> {
+fn start(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
     let mut steps = Vec::new();
     match policy.host_ids {
         HostIds::SameUser => steps.push(Step::LauncherUserNamespace { subordinate: None }),
@@ -370,8 +309,13 @@ fn start(policy: &Policy, probe: &Probe) -> Vec<Step> {
         }
         let extra = policy.read_only_binds.iter().cloned();
         steps.extend(extra.map(Step::BindReadOnly));
+        let extra = policy.read_write_binds.iter().cloned();
+        steps.extend(extra.map(Step::BindReadWrite));
+        let extra = policy.symlink_temporary_directories.iter().cloned();
+        steps.extend(extra.map(Step::SymlinkTemporary));
         steps.push(Step::NeutralEtc {
             id: policy.inner_id,
+            network: !held(Protection::NetworkNamespace),
         });
     }
     steps.push(Step::Devices);

@@ -177,10 +177,12 @@ fn senseless_policies_are_refused() {
         let refusal = plan(&|p| p.host_ids = HostIds::Range { start, count });
         assert!(matches!(refusal, Refusal::Policy(_)), "{range:?}");
     }
-    assert!(matches!(
-        plan(&|p| p.read_only_binds.push("opt".into())),
-        Refusal::Policy(_)
-    ));
+    for bind in ["opt", "/", "/opt/../etc", "/etc", "/tmp/x", "/proc/sys"] {
+        let refusal = plan(&|p| p.read_only_binds.push(bind.into()));
+        assert!(matches!(refusal, Refusal::Policy(_)), "{bind}");
+        let refusal = plan(&|p| p.read_write_binds.push(bind.into()));
+        assert!(matches!(refusal, Refusal::Policy(_)), "{bind}");
+    }
     assert!(matches!(plan(&|p| p.hostname.clear()), Refusal::Policy(_)));
     // To the kernel both would be no limit at all.
     assert!(matches!(

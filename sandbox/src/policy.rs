@@ -169,6 +169,12 @@ pub struct Policy {
     /// Further absolute host directories to show read-only at the same place
     /// ([`Root::Host`] only); missing ones are an error when starting.
     pub read_only_binds: Vec<PathBuf>,
+    /// The same, writable as far as the files' modes let the command's host uid. What
+    /// one command writes there, others see.
+    pub read_write_binds: Vec<PathBuf>,
+    /// Absolute paths that lead to `/tmp`, for programs that know their temporary
+    /// directory by another name ([`Root::Host`] only).
+    pub symlink_temporary_directories: Vec<PathBuf>,
     needs: BTreeMap<Protection, Need>,
 }
 
@@ -200,6 +206,8 @@ impl Policy {
             limits: Limits::usual(),
             maximum_limits: Limits::none(),
             read_only_binds: Vec::new(),
+            read_write_binds: Vec::new(),
+            symlink_temporary_directories: Vec::new(),
             needs,
         }
     }

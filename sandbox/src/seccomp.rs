@@ -257,6 +257,17 @@ pub(crate) fn service_program(own: u32) -> Result<Vec<sock_filter>, BackendError
         libc::SYS_pidfd_send_signal,
         libc::SYS_tkill,
         libc::SYS_kcmp,
+        // How others of its user are scheduled and where their memory lies.
+        libc::SYS_setpriority,
+        libc::SYS_ioprio_set,
+        libc::SYS_sched_setaffinity,
+        libc::SYS_sched_setattr,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_migrate_pages,
+        libc::SYS_move_pages,
+        libc::SYS_process_madvise,
+        libc::SYS_process_mrelease,
         libc::SYS_socket,
         libc::SYS_connect,
     ] {
@@ -270,6 +281,8 @@ pub(crate) fn service_program(own: u32) -> Result<Vec<sock_filter>, BackendError
     ] {
         rules.insert(call, vec![none_of(0, &[own.into()])?]);
     }
+    // Limits of others of its user: RLIMIT_CPU would end them.
+    rules.insert(libc::SYS_prlimit64, vec![none_of(0, &[0, own.into()])?]);
     let equal = |argument, values: &[u64]| -> Result<Vec<_>, BackendError> {
         let rule = |value: &u64| SeccompRule::new(vec![when(argument, Compare::Eq, *value)?]);
         values.iter().map(rule).collect()

@@ -47,12 +47,18 @@ pub enum Step {
     LauncherRoot,
     /// Show a host directory read-only in the base root.
     BindReadOnly(PathBuf),
+    /// Show a host directory in the base root, writable.
+    BindReadWrite(PathBuf),
+    /// A symbolic link to `/tmp` in the base root.
+    SymlinkTemporary(PathBuf),
     /// Reproduce a host symbolic link in the base root.
     CopySymlink(PathBuf),
     /// The neutral part of `/etc`, with passwd and group that name this id.
     NeutralEtc {
         /// Inner uid and gid.
         id: u32,
+        /// With the host's way of finding names, since its network is shared.
+        network: bool,
     },
     /// `/dev` with the harmless nodes.
     Devices,
@@ -188,7 +194,14 @@ impl fmt::Display for Step {
             Self::LauncherRoot => f.write_str("make the launcher's own root")?,
             Self::BindReadOnly(path) => write!(f, "show {} read-only", path.display())?,
             Self::CopySymlink(path) => write!(f, "reproduce the link {}", path.display())?,
-            Self::NeutralEtc { id } => write!(f, "fill /etc for uid {id}")?,
+            Self::BindReadWrite(path) => write!(f, "show {} writable", path.display())?,
+            Self::SymlinkTemporary(path) => write!(f, "lead {} to /tmp", path.display())?,
+            Self::NeutralEtc { id, network } => {
+                write!(f, "fill /etc for uid {id}")?;
+                if *network {
+                    f.write_str(" with the host's hosts and resolv.conf")?;
+                }
+            }
             Self::Devices => f.write_str("fill /dev")?,
             Self::UnusedNetwork => f.write_str("take a network in which nothing has happened")?,
             Self::UserAndPidNamespaces { inner } => {

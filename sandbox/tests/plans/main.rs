@@ -180,6 +180,9 @@ fn what_a_configured_policy_gives_up_is_left_out_and_told() {
     let mut policy = Policy::new(Root::Host, SLOTS);
     policy.set_need(Protection::NetworkNamespace, Need::Off);
     policy.set_need(Protection::Seccomp, Need::BestEffort);
+    policy.read_only_binds.push("/opt/tools".into());
+    policy.read_write_binds.push("/srv/ccache".into());
+    policy.symlink_temporary_directories.push("/scratch".into());
     policy.limits[Limit::Memory] = Some(4 << 30);
     policy.limits[Limit::Cpu] = Some(2000);
     let lacking = [Feature::Seccomp];

@@ -114,11 +114,16 @@ pub fn copy_userland(root: &Path) {
     }
 }
 
-/// The example, as it was built.
+/// The example that serves, as it was built.
 pub fn program() -> PathBuf {
+    built("serve")
+}
+
+/// An example, as it was built.
+pub fn built(example: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let built = test.parent().unwrap().parent().unwrap();
-    built.join("examples/serve")
+    built.join("examples").join(example)
 }
 
 impl Farm {
@@ -508,7 +513,7 @@ impl Users {
     }
 }
 
-fn set_mode(path: &Path, mode: u32) {
+pub fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 

@@ -5,11 +5,13 @@
 // The lint tells tests by their attribute, which helpers do not have.
 #![allow(clippy::unwrap_used)]
 
+mod compromised;
 mod farm;
 mod hostile;
 mod limits;
 mod overlay;
 mod subordinate;
+mod view;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

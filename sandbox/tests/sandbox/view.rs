@@ -1,0 +1,97 @@
+//! What commands see beside their input root.
+
+use sandbox::End;
+
+use crate::farm::{Farm, Mode, shell};
+
+#[test]
+fn a_machine_is_like_any_other() {
+    for root in ["host", "input"] {
+        for mode in Mode::available("a_machine_is_like_any_other") {
+            let mut farm = Farm::start(mode, &[&format!("root={root}")]);
+            farm.prepare(|place| {
+                if root == "input" {
+                    crate::farm::copy_userland(place);
+                }
+            });
+            // The shell's own means: an input root holds nothing else.
+            let boot = farm.output(shell("read id < /proc/sys/kernel/random/boot_id; echo $id"));
+            assert_eq!(boot, "6861796c-6f66-4740-8000-000000000001\n");
+            let write = shell("echo x > /proc/sys/kernel/random/boot_id");
+            assert_ne!(farm.end(write), End::Exited(0));
+            if root == "host" {
+                let machine = farm.output(shell("cat /etc/machine-id"));
+                assert_eq!(machine, "6861796c6f6674000000000000000001\n");
+            }
+            farm.stop();
+        }
+    }
+}
+
+#[test]
+fn devices_are_the_harmless_ones() {
+    for mode in Mode::available("devices_are_the_harmless_ones") {
+        let mut farm = Farm::start(mode, &[]);
+        let expected = "fd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\n\
+                        urandom\nzero\n";
+        assert_eq!(farm.output(shell("ls /dev")), expected);
+        let use_them = "head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; \
+                        echo x > /dev/null; cat < /dev/stdin; echo out >> /dev/stdout; \
+                        ! echo x 2>/dev/null > /dev/full";
+        assert_eq!(farm.output(shell(use_them)), "4\n4\nout\n");
+        farm.stop();
+    }
+}
+
+#[test]
+fn configured_places_are_there() {
+    for mode in Mode::available("configured_places_are_there") {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP configured_places_are_there: needs root");
+            return;
+        }
+        // Not below /tmp, which is the action's own.
+        let place = || {
+            let place = tempfile::tempdir_in("/srv").unwrap();
+            crate::farm::set_mode(place.path(), 0o777);
+            place
+        };
+        let (read, write) = (place(), place());
+        std::fs::write(read.path().join("file"), "content").unwrap();
+        let mut farm = Farm::start(
+            mode,
+            &[
+                &format!("ro={}", read.path().display()),
+                &format!("rw={}", write.path().display()),
+                "link=/scratch/here",
+            ],
+        );
+        let (r, w) = (read.path().display(), write.path().display());
+        assert_eq!(farm.output(shell(&format!("cat {r}/file"))), "content");
+        assert_eq!(farm.end(shell(&format!("touch {r}/new"))), End::Exited(1));
+        assert_eq!(
+            farm.end(shell(&format!("echo made > {w}/new"))),
+            End::Exited(0)
+        );
+        assert_eq!(
+            std::fs::read_to_string(write.path().join("new")).unwrap(),
+            "made\n"
+        );
+        assert_eq!(farm.output(shell(&format!("cat {w}/new"))), "made\n");
+        assert_eq!(
+            farm.output(shell("echo x > /scratch/here/f; cat /tmp/f")),
+            "x\n"
+        );
+        farm.stop();
+    }
+}
+
+#[test]
+fn on_the_host_s_network_names_are_found_as_there() {
+    for mode in Mode::available("on_the_host_s_network_names_are_found_as_there") {
+        let mut farm = Farm::start(mode, &["off=network_namespace"]);
+        let here = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        assert_eq!(farm.output(shell("cat /etc/hosts")), here);
+        farm.stop();
+    }
+}
