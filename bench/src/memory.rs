@@ -24,6 +24,9 @@ pub struct Options {
     /// Files of a directory.
     #[arg(long, default_value_t = 100)]
     files: usize,
+    /// How long each action runs, in seconds, so that all roots are there together.
+    #[arg(long, default_value_t = 20)]
+    seconds: u16,
     /// Fails if the worker's memory grows beyond this, in MiB.
     #[arg(long)]
     limit: Option<u64>,
@@ -61,10 +64,8 @@ async fn measure(farm: &Farm, options: &Options) -> Result<u64> {
     let mut actions = Vec::new();
     for slot in 0..options.slots {
         let root = upload_root(&client, slot, &digests, options.files).await?;
-        // All are there at the same time; the last one ends a while after the
-        // first was ready.
         let spec = Spec {
-            arguments: vec!["/usr/bin/sleep".into(), "20".into()],
+            arguments: vec!["/usr/bin/sleep".into(), options.seconds.to_string()],
             do_not_cache: true,
             ..Spec::default()
         };

@@ -27,11 +27,12 @@ pub(crate) struct Farm {
     completed: mpsc::UnboundedReceiver<ExecuteResponse>,
     directory: tempfile::TempDir,
     pub(crate) shutdown: Shutdown,
+    pub(crate) diagnostics: Diagnostics,
     worker: Option<JoinHandle<Result<(), Error>>>,
     runner: Option<tokio::runtime::Runtime>,
     scheduler_server: JoinHandle<()>,
     /// Of the worker, and of its runner.
-    settings: [serde_json::Map<String, serde_json::Value>; 2],
+    pub(crate) settings: [serde_json::Map<String, serde_json::Value>; 2],
 }
 
 impl Farm {
@@ -68,6 +69,7 @@ impl Farm {
             completed,
             directory,
             shutdown: Shutdown::new(),
+            diagnostics: Diagnostics::new(&Shutdown::new()),
             worker: None,
             runner,
             scheduler_server,
@@ -101,12 +103,13 @@ impl Farm {
         config.as_object_mut().unwrap().extend(of_worker);
         let config: Config = serde_json::from_value(config).unwrap();
         self.shutdown = Shutdown::new();
+        self.diagnostics = Diagnostics::new(&self.shutdown);
         let storage = Arc::clone(&self.storage);
         self.worker = Some(tokio::spawn(crate::worker::serve(
             config,
             storage.clone(),
             storage,
-            Diagnostics::new(&self.shutdown),
+            self.diagnostics.clone(),
         )));
     }
 

@@ -211,3 +211,23 @@ async fn a_runner_that_dies_costs_the_action_and_not_the_worker() {
     assert_eq!(code(&response), Code::Ok);
     farm.end().await;
 }
+
+#[tokio::test]
+async fn without_room_on_the_disk_a_slot_asks_for_no_work() {
+    let short = format!(r#"{{"minimum_free_space_bytes": {}}}"#, u64::MAX);
+    let mut farm = Farm::configured(Manners::default(), &short, "{}").await;
+    let says = |farm: &Farm, line: &str| farm.diagnostics.metrics().to_text().contains(line);
+    while !says(&farm, "hayloft_worker_disk_full 1") {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(farm.heard.try_recv().is_err());
+    // A worker that is content with less does what waited.
+    farm.stop_worker().await;
+    let script = Input::script("true").store(&farm.storage);
+    farm.scheduler.hand_out(script);
+    farm.settings = Default::default();
+    farm.start_worker();
+    assert_eq!(code(&farm.completed().await), Code::Ok);
+    assert!(says(&farm, "hayloft_worker_disk_full 0"));
+    farm.end().await;
+}
