@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use daemon::config::Duration;
 use daemon::{Endpoint, Global, Upstream};
 use serde::{Deserialize, Serialize};
+
+use crate::updates::Updates;
 
 /// A storage daemon: the embedded store, the endpoint for clients and the one for
 /// workers and schedulers.
@@ -35,9 +38,13 @@ pub struct Config {
     /// The scheduler that execution is passed on to. Default: none.
     #[serde(default)]
     pub scheduler: Option<Upstream>,
-    /// Whether clients may update the action cache. Default: no.
+    /// Which clients may update the action cache: true, false, or instance name
+    /// prefixes. Default: none.
     #[serde(default)]
-    pub allow_client_action_cache_updates: bool,
+    pub allow_client_action_cache_updates: Updates,
+    /// Blobs that nobody used for so long go, even if there is room. Default: never.
+    #[serde(default)]
+    pub maximum_age: Option<Duration>,
 }
 
 impl daemon::config::Configuration for Config {}
@@ -67,7 +74,8 @@ impl Config {
             client_listen_addresses: Vec::new(),
             internal_listen_addresses: Vec::new(),
             scheduler: None,
-            allow_client_action_cache_updates: false,
+            allow_client_action_cache_updates: Updates::Never,
+            maximum_age: None,
         }
     }
 }

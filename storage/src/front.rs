@@ -5,10 +5,12 @@ use std::sync::Arc;
 use daemon::{Channel, Shutdown};
 use tonic::service::{Routes, RoutesBuilder};
 
+use crate::hold::Holder;
 use crate::serve::{
     ActionCacheService, ByteStreamService, CapabilitiesService, CasService, ExecutionForwarder,
 };
 use crate::store::{ActionCache, BlobStore};
+use crate::updates::Updates;
 
 /// The one endpoint that clients use: blobs and action results from a storage,
 /// execution passed on to a scheduler.
@@ -20,9 +22,11 @@ pub struct Front {
     /// Who executes; without one, calls to execute are UNIMPLEMENTED and the
     /// capabilities say nothing of execution.
     pub scheduler: Option<Channel>,
-    /// Whether clients may write the action cache. They need not for remote
+    /// Which clients may write the action cache. They need not for remote
     /// execution, and whoever may can make others' builds take what they wrote.
-    pub allow_action_cache_updates: bool,
+    pub action_cache_updates: Updates,
+    /// Keeps what executing actions need, where the storage is an embedded one.
+    pub holder: Option<Holder>,
     /// Ends the streams of executions that are under way.
     pub shutdown: Shutdown,
 }
@@ -34,11 +38,12 @@ impl Front {
         let mut routes = storage(
             self.blobs,
             self.actions,
-            self.allow_action_cache_updates,
+            self.action_cache_updates,
             self.scheduler.clone(),
         );
         if let Some(scheduler) = self.scheduler {
-            let (execution, operations) = ExecutionForwarder::servers(scheduler, self.shutdown);
+            let (execution, operations) =
+                ExecutionForwarder::servers(scheduler, self.holder, self.shutdown);
             routes.add_service(execution).add_service(operations);
         }
         routes.routes()
@@ -48,20 +53,20 @@ impl Front {
 /// The endpoint for workers and schedulers: storage, with updates of the action
 /// cache.
 pub fn internal_routes(blobs: Arc<dyn BlobStore>, actions: Arc<dyn ActionCache>) -> Routes {
-    storage(blobs, actions, true, None).routes()
+    storage(blobs, actions, Updates::Always, None).routes()
 }
 
 fn storage(
     blobs: Arc<dyn BlobStore>,
     actions: Arc<dyn ActionCache>,
-    updates: bool,
+    updates: Updates,
     scheduler: Option<Channel>,
 ) -> RoutesBuilder {
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(CasService::server(blobs.clone()))
         .add_service(ByteStreamService::server(blobs))
-        .add_service(ActionCacheService::server(actions, updates))
+        .add_service(ActionCacheService::server(actions, updates.clone()))
         .add_service(CapabilitiesService::server(updates, scheduler));
     routes
 }

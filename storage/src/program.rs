@@ -1,16 +1,22 @@
 //! The storage daemon.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use daemon::{Diagnostics, Shutdown, Upstream};
 use futures::future::try_join_all;
 
+use crate::blocking::blocking;
 use crate::complete::Complete;
 use crate::config::Config;
 use crate::error::Error;
 use crate::front::{Front, internal_routes};
+use crate::hold::Holder;
 use crate::local::{Actions, Blobs, Limits};
 use crate::store::{ActionCache, BlobStore};
+
+/// How often at most it is looked for blobs that nobody uses any more.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Serves the embedded store until told to stop.
 ///
@@ -38,6 +44,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let (blobs, actions) = tokio::task::spawn_blocking(move || open(&opening))
         .await
         .map_err(|_| Error::Stopping)??;
+    blobs.register(diagnostics.metrics());
+    if let Some(age) = config.maximum_age {
+        tokio::spawn(expire(blobs.clone(), age.0, shutdown.clone()));
+    }
+    let holder = Holder::new(blobs.clone());
     let blobs: Arc<dyn BlobStore> = Arc::new(blobs);
     let actions: Arc<dyn ActionCache> = Arc::new(Complete::new(actions, blobs.clone()));
 
@@ -45,7 +56,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         blobs: blobs.clone(),
         actions: actions.clone(),
         scheduler,
-        allow_action_cache_updates: config.allow_client_action_cache_updates,
+        action_cache_updates: config.allow_client_action_cache_updates,
+        holder: Some(holder),
         shutdown,
     }
     .routes();
@@ -65,6 +77,24 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     diagnostics.ready(true);
     try_join_all(served).await?;
     Ok(())
+}
+
+/// Removes blobs that nobody used for long, now and then.
+async fn expire(blobs: Blobs, age: Duration, shutdown: Shutdown) {
+    let mut pause = tokio::time::interval((age / 10).clamp(SWEEP, 60 * SWEEP));
+    loop {
+        tokio::select! {
+            _ = pause.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let blobs = blobs.clone();
+        let Some(since) = SystemTime::now().checked_sub(age) else {
+            return;
+        };
+        if blocking(move || blobs.expire(since)).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn open(config: &Config) -> Result<(Blobs, Actions), Error> {

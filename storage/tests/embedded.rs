@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use common::{MIB, blob, gather, limits, open, root, sha256, stream};
 use futures::StreamExt;
-use proto::Digest;
-use proto::wire::rev2::ActionResult;
+use prost::Message;
+use proto::wire::rev2::{self, ActionResult};
+use proto::{Digest, InstanceName};
 use storage::local::{Actions, Blobs, Limits};
-use storage::{ActionCache, BlobStore, Error};
+use storage::{ActionCache, BlobStore, Error, Holder};
 
 fn place(folder: &Path, digest: &Digest) -> PathBuf {
     let hash = digest.hash();
@@ -414,4 +415,144 @@ async fn under_contention_what_is_there_is_right_and_counted() {
     written.await.unwrap();
     assert_eq!(store.size(), 40 * 4096);
     assert_eq!(files_below(&folder.path().join("incoming")), 0);
+}
+
+/// The rule that nothing is known of another's blobs, by any call.
+#[tokio::test]
+async fn an_instance_has_blobs_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (digest, bytes) = blob(1, 3000);
+    let (large, more) = blob(2, 300_000);
+    let [one, other] = ["one", "other"].map(|name| InstanceName::new(name).unwrap());
+    for reopened in [false, true] {
+        let store = open(folder.path(), 4 * MIB);
+        if !reopened {
+            for (digest, bytes) in [(digest, &bytes), (large, &more)] {
+                let written = store.write(&one, digest, stream(bytes, 10_000));
+                written.await.unwrap();
+            }
+        }
+        let both = [digest, large];
+        for stranger in [&other, root()] {
+            let missing = store.find_missing(stranger, &both).await.unwrap();
+            assert_eq!(missing, both);
+            for read in store.read_batch(stranger, &both).await.unwrap() {
+                assert!(matches!(read, Err(Error::NotFound(_))));
+            }
+            for digest in both {
+                let read = store.read(stranger, digest, 0, None).await;
+                assert!(matches!(read, Err(Error::NotFound(_))));
+            }
+        }
+        let missing = store.find_missing(&one, &both).await.unwrap();
+        assert_eq!(missing, []);
+        let read = store.read(&one, large, 0, None).await.unwrap();
+        assert!(gather(read).await.unwrap() == more);
+    }
+    // Who wants to have it must send it, and then has it.
+    let store = open(folder.path(), 4 * MIB);
+    let wrong = store.write(&other, digest, stream(&blob(3, 3000).1, 3000));
+    assert!(matches!(wrong.await, Err(Error::Corrupt { .. })));
+    let right = store.write(&other, digest, stream(&bytes, 3000));
+    right.await.unwrap();
+    assert_eq!(files_below(&folder.path().join("blobs")), 3);
+}
+
+#[tokio::test]
+async fn a_damaged_blob_is_put_aside_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        disk: 64 * MIB,
+        memory: 0,
+    };
+    let store = Blobs::open(folder.path(), limits).unwrap();
+    let quarantine = folder.path().join("quarantine");
+    for number in 0..30 {
+        let (digest, bytes) = blob(number, 100);
+        put(&store, &bytes).await.unwrap();
+        let spoiled = vec![number as u8; 100];
+        fs::write(place(folder.path(), &digest), &spoiled).unwrap();
+        let read = store.read_batch(root(), &[digest]).await.unwrap();
+        assert!(matches!(read[0], Err(Error::Corrupt { .. })));
+        assert_eq!(store.damaged(), number + 1);
+        let aside = fs::read_dir(&quarantine).unwrap().find_map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.contains(&digest.hash()).then_some(path)
+        });
+        assert_eq!(fs::read(aside.unwrap()).unwrap(), spoiled);
+    }
+    // Not without end.
+    assert_eq!(files_below(&quarantine), 16);
+}
+
+#[tokio::test]
+async fn what_an_action_needs_stays_while_it_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), 40 * 4096);
+    let file = put(&store, &blob(1, 100).1).await.unwrap();
+    let deep = put(&store, &blob(2, 100).1).await.unwrap();
+    let message = async |message: Vec<u8>| put(&store, &message.into()).await.unwrap();
+    let node = |digest: Digest| rev2::FileNode {
+        name: "file".into(),
+        digest: Some(digest.to_wire()),
+        ..Default::default()
+    };
+    let child = rev2::Directory {
+        files: vec![node(deep)],
+        ..Default::default()
+    };
+    let child = message(child.encode_to_vec()).await;
+    let input = rev2::Directory {
+        files: vec![node(file)],
+        directories: vec![rev2::DirectoryNode {
+            name: "child".into(),
+            digest: Some(child.to_wire()),
+        }],
+        ..Default::default()
+    };
+    let input = message(input.encode_to_vec()).await;
+    let command = rev2::Command {
+        arguments: vec!["x".into()],
+        ..Default::default()
+    };
+    let command = message(command.encode_to_vec()).await;
+    let action = rev2::Action {
+        command_digest: Some(command.to_wire()),
+        input_root_digest: Some(input.to_wire()),
+        ..Default::default()
+    };
+    let action = message(action.encode_to_vec()).await;
+    let needed = [file, deep, child, input, command, action];
+
+    let held = Holder::new(store.clone()).hold(root(), action).await;
+    let flood = async |seed| {
+        for seed in seed..seed + 100 {
+            put(&store, &blob(seed, 4000).1).await.unwrap();
+        }
+        store.find_missing(root(), &needed).await.unwrap()
+    };
+    assert_eq!(flood(1000).await, []);
+    drop(held);
+    assert_eq!(flood(2000).await, needed);
+    assert!(store.size() <= 40 * 4096);
+}
+
+#[tokio::test]
+async fn what_nobody_uses_goes_by_its_age() {
+    let folder = tempfile::tempdir().unwrap();
+    let digest = put(&open(folder.path(), MIB), &blob(1, 100).1)
+        .await
+        .unwrap();
+    let file = File::open(place(folder.path(), &digest)).unwrap();
+    let used = SystemTime::now() - Duration::from_secs(10_000);
+    file.set_modified(used).unwrap();
+    let store = open(folder.path(), MIB);
+    let young = put(&store, &blob(2, 100).1).await.unwrap();
+    store.expire(used + Duration::from_secs(3600));
+    assert_eq!(store.find_missing(root(), &[young]).await.unwrap(), []);
+    assert!(place(folder.path(), &digest).exists());
+    store.expire(used + Duration::from_secs(3601));
+    assert!(!place(folder.path(), &digest).exists());
+    assert!(!has(&store, digest).await && has(&store, young).await);
 }

@@ -110,7 +110,8 @@ async fn front(scheduler: Channel, shutdown: Shutdown) -> (Subject, Server) {
         blobs: subject.blobs.clone(),
         actions: subject.actions.clone(),
         scheduler: Some(scheduler),
-        allow_action_cache_updates: false,
+        action_cache_updates: storage::Updates::Never,
+        holder: None,
         shutdown,
     };
     let server = Server::start(front.routes()).await;

@@ -34,7 +34,8 @@ async fn front() -> (Subject, Server) {
         blobs: subject.blobs.clone(),
         actions: subject.actions.clone(),
         scheduler: None,
-        allow_action_cache_updates: false,
+        action_cache_updates: storage::Updates::Never,
+        holder: None,
         shutdown: daemon::Shutdown::new(),
     };
     let server = Server::start(front.routes()).await;
@@ -192,7 +193,9 @@ async fn reads_have_an_offset_and_a_limit() {
         }
         Ok::<_, Status>(whole)
     };
-    let name = format!("some/instance/blobs/{}/{}", digest.hash(), 2 << 20);
+    let name = format!("blobs/{}/{}", digest.hash(), 2 << 20);
+    let strange = read(&format!("some/instance/{name}"), 0, 0).await;
+    refused(strange, Code::NotFound, &digest.to_string());
     assert!(read(&name, 0, 0).await.unwrap() == bytes);
     assert!(read(&name, 5, 0).await.unwrap() == bytes[5..]);
     assert!(read(&name, 5, 1_500_000).await.unwrap() == bytes[5..1_500_005]);

@@ -8,11 +8,13 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use daemon::metrics::{Counter, Metrics};
 use futures::StreamExt as _;
 use proto::{Digest, InstanceName};
 
 use super::files::{Files, failed};
 use super::index::{HOT_BLOB, Index, Use, cost};
+use super::key::{Key, Tenant};
 use super::stream;
 use super::writing::{Room, Writing, Written};
 use crate::blocking::blocking;
@@ -46,7 +48,7 @@ pub struct Limits {
 /// Blobs in a directory. Beyond the limit, those used longest ago go. Clones
 /// share one store.
 ///
-/// There is one space of blobs: instance names do not separate them.
+/// Each instance name has blobs of its own; the limit is that of all together.
 #[derive(Clone)]
 pub struct Blobs(Arc<Inner>);
 
@@ -56,6 +58,8 @@ pub(super) struct Inner {
     index: Mutex<Index>,
     stripes: [Mutex<()>; STRIPES],
     limits: Limits,
+    /// Blobs that were found damaged.
+    damaged: Counter,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,13 +77,13 @@ impl Blobs {
         let mut found = files.list()?;
         found.sort_unstable_by_key(|(_, used)| *used);
         let mut index = Index::new(limits.disk, limits.memory);
-        for (digest, used) in found {
+        for (key, used) in found {
             // The limit was higher once. It fits no more, whatever goes for it.
-            if cost(&digest) > limits.disk {
-                files.remove(&digest);
+            if cost(&key) > limits.disk {
+                files.remove(&key);
                 continue;
             }
-            for gone in index.insert(digest, used) {
+            for gone in index.insert(key, used) {
                 files.remove(&gone);
             }
         }
@@ -88,6 +92,7 @@ impl Blobs {
             index: Mutex::new(index),
             stripes: [const { Mutex::new(()) }; STRIPES],
             limits,
+            damaged: Counter::default(),
         })))
     }
 
@@ -97,33 +102,98 @@ impl Blobs {
         lock(&self.0.index).size()
     }
 
+    /// Keeps blobs from being evicted, those too that are stored later, until what
+    /// this gives is dropped. See [`Index::hold`] for how many.
+    pub fn hold(&self, instance: &InstanceName, digests: &[Digest]) -> Held {
+        let tenant = Tenant::of(instance);
+        let mut held = Vec::with_capacity(digests.len());
+        for some in digests.chunks(1024) {
+            let keys: Vec<Key> = some.iter().map(|digest| tenant.key(*digest)).collect();
+            held.extend(lock(&self.0.index).hold(&keys));
+        }
+        Held {
+            inner: self.0.clone(),
+            keys: held,
+        }
+    }
+
+    /// Removes blobs that nobody used since a moment, or within the hour after it.
+    pub fn expire(&self, since: SystemTime) {
+        let gone = lock(&self.0.index).expire(since);
+        self.0.remove(gone);
+    }
+
+    /// How many blobs were found damaged since the store was opened.
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        self.0.damaged.get()
+    }
+
+    /// Makes known what the store holds and what befell it.
+    pub fn register(&self, metrics: &Metrics) {
+        metrics.register(
+            "hayloft_storage_damaged_blobs",
+            "Blobs that were found damaged when they were read",
+            self.0.damaged.clone(),
+        );
+        let gauge = |name, help, read: fn(&Index) -> u64| {
+            let inner = self.0.clone();
+            metrics.gauge(name, help, move || read(&lock(&inner.index)) as f64);
+        };
+        gauge(
+            "hayloft_storage_blobs_bytes",
+            "What all blobs take on disk",
+            Index::size,
+        );
+        gauge("hayloft_storage_blobs", "Blobs that are stored", |index| {
+            index.counts().0 as u64
+        });
+        gauge(
+            "hayloft_storage_evicted_blobs",
+            "Blobs that went for others or for their age",
+            |index| index.counts().1,
+        );
+    }
+
     /// Tells files that they were used, in the background.
-    fn renew(&self, digests: Vec<Digest>) {
-        if digests.is_empty() {
+    fn renew(&self, keys: Vec<Key>) {
+        if keys.is_empty() {
             return;
         }
         let inner = self.0.clone();
         drop(tokio::task::spawn_blocking(move || {
             let now = SystemTime::now();
-            for digest in digests {
-                inner.files.renew(&digest, now);
+            for key in keys {
+                inner.files.renew(&key, now);
             }
         }));
     }
 
     /// Uses a blob; whether it is there.
-    fn touch(&self, digest: &Digest) -> bool {
-        let used = lock(&self.0.index).touch(digest, SystemTime::now());
+    fn touch(&self, key: &Key) -> bool {
+        let used = lock(&self.0.index).touch(key, SystemTime::now());
         if used == Use::Renew {
-            self.renew(vec![*digest]);
+            self.renew(vec![*key]);
         }
         used != Use::Absent
     }
 }
 
+/// Blobs that are kept from being evicted while this lives.
+pub struct Held {
+    inner: Arc<Inner>,
+    keys: Vec<Key>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.inner.index).let_go(&self.keys);
+    }
+}
+
 impl Inner {
-    fn stripe(&self, digest: &Digest) -> MutexGuard<'_, ()> {
-        let byte = digest.hash_bytes().first().copied().unwrap_or(0);
+    fn stripe(&self, key: &Key) -> MutexGuard<'_, ()> {
+        let byte = key.digest.hash_bytes().first().copied().unwrap_or(0);
         lock(&self.stripes[usize::from(byte) % STRIPES])
     }
 
@@ -135,20 +205,24 @@ impl Inner {
     }
 
     /// Begins to write a blob that the store could hold.
-    pub(super) fn create(self: &Arc<Self>, digest: Digest) -> Result<Writing, Error> {
-        if cost(&digest) > self.limits.disk {
-            return Err(self.full(digest));
+    pub(super) fn create(self: &Arc<Self>, key: Key) -> Result<Writing, Error> {
+        if cost(&key) > self.limits.disk {
+            return Err(self.full(key.digest));
         }
-        let room = Room::new(self.clone(), digest);
-        Ok(Writing::new(self.files.create(digest)?, room))
+        let room = Room::new(self.clone(), key.digest);
+        Ok(Writing::new(self.files.create(key)?, room))
     }
 
     /// Counts bytes that are about to be written for a blob, and removes what must
     /// go for them.
     pub(super) fn reserve(&self, digest: Digest, bytes: u64) -> Result<(), Error> {
-        let gone = lock(&self.index).reserve(bytes);
-        self.remove(gone.ok_or_else(|| self.full(digest))?);
-        Ok(())
+        let (gone, granted) = lock(&self.index).reserve(bytes);
+        self.remove(gone);
+        if granted {
+            Ok(())
+        } else {
+            Err(self.full(digest))
+        }
     }
 
     /// Takes back what was reserved.
@@ -157,12 +231,12 @@ impl Inner {
     }
 
     /// Removes the files of blobs that the index gave up.
-    fn remove(&self, gone: Vec<Digest>) {
-        for digest in gone {
-            let _stripe = self.stripe(&digest);
+    fn remove(&self, gone: Vec<Key>) {
+        for key in gone {
+            let _stripe = self.stripe(&key);
             // Unless it has been written again meanwhile.
-            if !lock(&self.index).contains(&digest) {
-                self.files.remove(&digest);
+            if !lock(&self.index).contains(&key) {
+                self.files.remove(&key);
             }
         }
     }
@@ -170,24 +244,24 @@ impl Inner {
     /// Makes a blob that was written the store's, and removes what must go for it.
     pub(super) fn publish(
         &self,
-        digest: Digest,
+        key: Key,
         written: Written,
         bytes: Option<Bytes>,
     ) -> Result<(), Error> {
         let Written { complete, room } = written;
         let gone = {
-            let _stripe = self.stripe(&digest);
+            let _stripe = self.stripe(&key);
             // Written by another at the same time: one file is enough.
-            if lock(&self.index).contains(&digest) {
+            if lock(&self.index).contains(&key) {
                 return Ok(());
             }
             self.files.publish(complete)?;
             let mut index = lock(&self.index);
             // What it took while it was written it takes as a blob from now on.
             index.release(room.hand_over());
-            let gone = index.insert(digest, SystemTime::now());
+            let gone = index.insert(key, SystemTime::now());
             if let Some(bytes) = bytes {
-                index.keep(digest, bytes);
+                index.keep(key, bytes);
             }
             gone
         };
@@ -196,87 +270,93 @@ impl Inner {
     }
 
     /// Writes a small blob.
-    fn write_small(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), Error> {
+    fn write_small(self: &Arc<Self>, key: Key, bytes: Bytes) -> Result<(), Error> {
+        let digest = key.digest;
         verify::whole(digest, &bytes)?;
         if digest.is_empty_blob() {
             return Ok(());
         }
         let now = SystemTime::now();
-        let used = lock(&self.index).touch(&digest, now);
+        let used = lock(&self.index).touch(&key, now);
         match used {
             Use::Absent => {}
             Use::Present => return Ok(()),
             Use::Renew => {
-                self.files.renew(&digest, now);
+                self.files.renew(&key, now);
                 return Ok(());
             }
         }
-        let written = self.create(digest)?.whole(&bytes)?;
+        let written = self.create(key)?.whole(&bytes)?;
         // A slice would keep the whole message that it came in.
         let kept = (digest.size() <= HOT_BLOB).then(|| Bytes::copy_from_slice(&bytes));
-        self.publish(digest, written, kept)
+        self.publish(key, written, kept)
     }
 
     /// Takes out a blob whose file is gone or does not hold what it should, so
-    /// that clients can store it again. `file` is the one that was read.
-    pub(super) fn discard(&self, digest: &Digest, file: Option<&File>) {
-        let _stripe = self.stripe(digest);
-        let same = match file {
-            Some(file) => self.files.is_current(digest, file),
-            None => !self.files.exists(digest),
+    /// that clients can store it again. `damaged` is the file that was read.
+    pub(super) fn discard(&self, key: &Key, damaged: Option<&File>) {
+        let _stripe = self.stripe(key);
+        let same = match damaged {
+            Some(file) => self.files.is_current(key, file),
+            None => !self.files.exists(key),
         };
-        if same {
-            lock(&self.index).remove(digest);
-            self.files.remove(digest);
+        if !same {
+            return;
+        }
+        lock(&self.index).remove(key);
+        if damaged.is_some() {
+            self.files.quarantine(key);
         }
     }
 
     /// Where a blob's file is.
-    pub(super) fn path(&self, digest: &Digest) -> PathBuf {
-        self.files.path(digest)
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        self.files.path(key)
     }
 
     /// Opens a blob's file.
-    pub(super) fn open(&self, digest: &Digest) -> Result<File, Error> {
-        let opened = self.files.read(digest);
+    pub(super) fn open(&self, key: &Key) -> Result<File, Error> {
+        let opened = self.files.read(key);
         if matches!(opened, Err(Error::NotFound(_))) {
-            self.discard(digest, None);
+            self.discard(key, None);
         }
         opened
     }
 
     /// Notes that a blob's file was found damaged.
-    pub(super) fn damaged(&self, digest: &Digest, file: &File, error: &Error) {
-        tracing::error!(%digest, %error, "a stored blob is damaged and was removed");
-        self.discard(digest, Some(file));
+    pub(super) fn damaged(&self, key: &Key, file: &File, error: &Error) {
+        tracing::error!(digest = %key.digest, %error, "a stored blob is damaged and was put aside");
+        self.damaged.inc();
+        self.discard(key, Some(file));
     }
 
     /// Reads and verifies a whole blob.
-    fn read_whole(&self, digest: &Digest) -> Result<Bytes, Error> {
-        let file = self.open(digest)?;
+    fn read_whole(&self, key: &Key) -> Result<Bytes, Error> {
+        let file = self.open(key)?;
+        let digest = &key.digest;
         let mut bytes = vec![0; usize::try_from(digest.size()).unwrap_or(usize::MAX)];
         let verified = match file.read_exact_at(&mut bytes, 0) {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(Error::Size {
                 digest: *digest,
                 actual: file.metadata().map_or(0, |metadata| metadata.len()),
             }),
-            Err(error) => return Err(failed("read", &self.path(digest))(error)),
+            Err(error) => return Err(failed("read", &self.path(key))(error)),
             Ok(()) => verify::whole(*digest, &bytes),
         };
         if let Err(error) = verified {
-            self.damaged(digest, &file, &error);
+            self.damaged(key, &file, &error);
             return Err(error);
         }
         Ok(bytes.into())
     }
 
     /// Reads whole blobs and keeps the smallest in memory.
-    fn read_all(&self, digests: &[Digest]) -> Vec<Result<Bytes, Error>> {
-        let read: Vec<_> = digests.iter().map(|d| self.read_whole(d)).collect();
+    fn read_all(&self, keys: &[Key]) -> Vec<Result<Bytes, Error>> {
+        let read: Vec<_> = keys.iter().map(|key| self.read_whole(key)).collect();
         let mut index = lock(&self.index);
-        for (digest, bytes) in digests.iter().zip(&read) {
+        for (key, bytes) in keys.iter().zip(&read) {
             if let Ok(bytes) = bytes {
-                index.keep(*digest, bytes.clone());
+                index.keep(*key, bytes.clone());
             }
         }
         read
@@ -287,18 +367,20 @@ impl Inner {
 impl BlobStore for Blobs {
     async fn find_missing(
         &self,
-        _instance: &InstanceName,
+        instance: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Digest>, Error> {
         let now = SystemTime::now();
+        let tenant = Tenant::of(instance);
         let mut missing = Vec::new();
         let mut stale = Vec::new();
         for some in digests.chunks(1024) {
             let mut index = lock(&self.0.index);
             for digest in some {
-                match index.touch(digest, now) {
+                let key = tenant.key(*digest);
+                match index.touch(&key, now) {
                     Use::Present => {}
-                    Use::Renew => stale.push(*digest),
+                    Use::Renew => stale.push(key),
                     Use::Absent => {
                         if !digest.is_empty_blob() {
                             missing.push(*digest);
@@ -320,7 +402,8 @@ impl BlobStore for Blobs {
         offset: u64,
         limit: Option<u64>,
     ) -> Result<ByteStream, Error> {
-        if !digest.is_empty_blob() && !self.touch(&digest) {
+        let key = Tenant::of(instance).key(digest);
+        if !digest.is_empty_blob() && !self.touch(&key) {
             return Err(Error::NotFound(digest));
         }
         if offset > digest.size() {
@@ -335,32 +418,34 @@ impl BlobStore for Blobs {
             return Ok(futures::stream::once(async { Ok(bytes) }).boxed());
         }
         let inner = self.0.clone();
-        let file = blocking(move || inner.open(&digest)).await??;
-        Ok(stream::read(self.0.clone(), digest, file, offset, length))
+        let file = blocking(move || inner.open(&key)).await??;
+        Ok(stream::read(self.0.clone(), key, file, offset, length))
     }
 
     async fn read_batch(
         &self,
-        _instance: &InstanceName,
+        instance: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error> {
         let now = SystemTime::now();
+        let tenant = Tenant::of(instance);
         let mut results = Vec::with_capacity(digests.len());
         let mut on_disk = Vec::new();
         let mut stale = Vec::new();
         {
             let mut index = lock(&self.0.index);
             for digest in digests {
-                let used = index.touch(digest, now);
+                let key = tenant.key(*digest);
+                let used = index.touch(&key, now);
                 if used == Use::Renew {
-                    stale.push(*digest);
+                    stale.push(key);
                 }
-                results.push(match (used, index.hot(digest)) {
+                results.push(match (used, index.hot(&key)) {
                     (Use::Absent, _) if digest.is_empty_blob() => Some(Ok(Bytes::new())),
                     (Use::Absent, _) => Some(Err(Error::NotFound(*digest))),
                     (_, Some(bytes)) => Some(Ok(bytes)),
                     (_, None) => {
-                        on_disk.push(*digest);
+                        on_disk.push(key);
                         None
                     }
                 });
@@ -370,7 +455,7 @@ impl BlobStore for Blobs {
         let mut read = if on_disk.is_empty() {
             Vec::new()
         } else if on_disk.len() <= FILES_IN_PLACE
-            && on_disk.iter().map(Digest::size).sum::<u64>() <= READ_IN_PLACE
+            && on_disk.iter().map(|key| key.digest.size()).sum::<u64>() <= READ_IN_PLACE
         {
             self.0.read_all(&on_disk)
         } else {
@@ -390,31 +475,33 @@ impl BlobStore for Blobs {
     /// A blob that is there already is not written again; its stream is not read.
     async fn write(
         &self,
-        _instance: &InstanceName,
+        instance: &InstanceName,
         digest: Digest,
         bytes: ByteStream,
     ) -> Result<(), Error> {
-        if digest.is_empty_blob() || self.touch(&digest) {
+        let key = Tenant::of(instance).key(digest);
+        if digest.is_empty_blob() || self.touch(&key) {
             return Ok(());
         }
         if digest.size() > SMALL {
-            return stream::write(self.0.clone(), digest, bytes).await;
+            return stream::write(self.0.clone(), key, bytes).await;
         }
         let bytes = collect(digest, bytes).await?;
         let inner = self.0.clone();
-        blocking(move || inner.write_small(digest, bytes)).await?
+        blocking(move || inner.write_small(key, bytes)).await?
     }
 
     async fn write_batch(
         &self,
-        _instance: &InstanceName,
+        instance: &InstanceName,
         blobs: Vec<(Digest, Bytes)>,
     ) -> Result<Vec<Result<(), Error>>, Error> {
         let inner = self.0.clone();
+        let tenant = Tenant::of(instance);
         blocking(move || {
             blobs
                 .into_iter()
-                .map(|(digest, bytes)| inner.write_small(digest, bytes))
+                .map(|(digest, bytes)| inner.write_small(tenant.key(digest), bytes))
                 .collect()
         })
         .await

@@ -1,11 +1,13 @@
 //! What the embedded store holds: which blobs, how lately each was used, how much
 //! they take, and the bytes of the smallest of them.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use lru::LruCache;
-use proto::Digest;
+
+use super::key::Key;
 
 /// How old the recency on disk (a file's mtime) may grow before a use of the blob
 /// renews it. It only orders eviction after a restart.
@@ -17,19 +19,28 @@ const BLOCK: u64 = 4096;
 /// Blobs larger than this are not kept in memory.
 pub(super) const HOT_BLOB: u64 = 16 << 10;
 
+/// How many holds there may be; each takes some hundred bytes.
+const HOLDS: usize = 1_000_000;
+
 /// What an entry in memory takes beside its bytes, roughly.
 const HOT_OVERHEAD: u64 = 256;
 
 /// In memory only: the caller keeps the files in step with it.
 pub(super) struct Index {
     /// For each blob on disk, when its file last said it was used.
-    blobs: LruCache<Digest, SystemTime>,
+    blobs: LruCache<Key, SystemTime>,
     size: u64,
     /// What blobs being written take meanwhile.
     reserved: u64,
+    /// Blobs that may not go, whether they are there or not, and how many hold each.
+    held: HashMap<Key, u32>,
+    held_size: u64,
+    /// All holds together.
+    holds: usize,
+    evicted: u64,
     limit: u64,
     /// A subset of `blobs`, verified.
-    hot: LruCache<Digest, Bytes>,
+    hot: LruCache<Key, Bytes>,
     hot_size: u64,
     hot_limit: u64,
 }
@@ -46,8 +57,8 @@ pub(super) enum Use {
 }
 
 /// What a blob counts for against the limit.
-pub(super) fn cost(digest: &Digest) -> u64 {
-    blocks(digest.size().max(1))
+pub(super) fn cost(key: &Key) -> u64 {
+    blocks(key.digest.size().max(1))
 }
 
 /// What so many bytes of a file take.
@@ -65,6 +76,10 @@ impl Index {
             blobs: LruCache::unbounded(),
             size: 0,
             reserved: 0,
+            held: HashMap::new(),
+            held_size: 0,
+            holds: 0,
+            evicted: 0,
             limit,
             hot: LruCache::unbounded(),
             hot_size: 0,
@@ -78,13 +93,13 @@ impl Index {
     }
 
     /// Whether the blob is there, without using it.
-    pub(super) fn contains(&self, digest: &Digest) -> bool {
-        self.blobs.contains(digest)
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.blobs.contains(key)
     }
 
     /// Makes the blob, if it is there, the one used last.
-    pub(super) fn touch(&mut self, digest: &Digest, now: SystemTime) -> Use {
-        match self.blobs.get_mut(digest) {
+    pub(super) fn touch(&mut self, key: &Key, now: SystemTime) -> Use {
+        match self.blobs.get_mut(key) {
             None => Use::Absent,
             Some(told) => {
                 if now
@@ -101,17 +116,17 @@ impl Index {
     }
 
     /// The blob's bytes, when they are in memory.
-    pub(super) fn hot(&mut self, digest: &Digest) -> Option<Bytes> {
-        self.hot.get(digest).cloned()
+    pub(super) fn hot(&mut self, key: &Key) -> Option<Bytes> {
+        self.hot.get(key).cloned()
     }
 
     /// Keeps a blob's bytes in memory, unless it is large or gone meanwhile.
-    pub(super) fn keep(&mut self, digest: Digest, bytes: Bytes) {
-        if digest.size() > HOT_BLOB || !self.blobs.contains(&digest) {
+    pub(super) fn keep(&mut self, key: Key, bytes: Bytes) {
+        if key.digest.size() > HOT_BLOB || !self.blobs.contains(&key) {
             return;
         }
         self.hot_size += hot_cost(&bytes);
-        if let Some(earlier) = self.hot.put(digest, bytes) {
+        if let Some(earlier) = self.hot.put(key, bytes) {
             self.hot_size -= hot_cost(&earlier);
         }
         while self.hot_size > self.hot_limit {
@@ -123,23 +138,28 @@ impl Index {
     }
 
     /// Adds a blob as the one used last. Answers with those that must go for it.
-    pub(super) fn insert(&mut self, digest: Digest, told: SystemTime) -> Vec<Digest> {
-        if self.blobs.put(digest, told).is_none() {
-            self.size += cost(&digest);
+    pub(super) fn insert(&mut self, key: Key, told: SystemTime) -> Vec<Key> {
+        if self.blobs.put(key, told).is_none() {
+            self.size += cost(&key);
         }
         self.evict()
     }
 
-    /// Counts bytes that are about to be written. Answers with the blobs that must
-    /// go for them; with nothing when even that would not make the room, since
-    /// what is being written takes all of it.
-    pub(super) fn reserve(&mut self, bytes: u64) -> Option<Vec<Digest>> {
-        let reserved = self.reserved.checked_add(bytes)?;
+    /// Counts bytes that are about to be written. Gives the blobs that must go for
+    /// them, and whether there is room then: what is being written and what is held
+    /// may take all of it.
+    pub(super) fn reserve(&mut self, bytes: u64) -> (Vec<Key>, bool) {
+        let reserved = self.reserved.saturating_add(bytes);
         if reserved > self.limit {
-            return None;
+            return (Vec::new(), false);
         }
         self.reserved = reserved;
-        Some(self.evict())
+        let gone = self.evict();
+        let granted = self.size + self.reserved <= self.limit;
+        if !granted {
+            self.reserved -= bytes;
+        }
+        (gone, granted)
     }
 
     /// Takes back what was reserved: the bytes are a blob's now, or are gone.
@@ -147,28 +167,98 @@ impl Index {
         self.reserved -= bytes;
     }
 
-    fn evict(&mut self) -> Vec<Digest> {
+    /// Takes out what was used longest ago until the rest fits. Blobs that are held
+    /// are in use, and so become the ones used last instead.
+    fn evict(&mut self) -> Vec<Key> {
         let mut gone = Vec::new();
-        while self.size + self.reserved > self.limit {
-            let Some((oldest, _)) = self.blobs.pop_lru() else {
+        let mut passed_over = 0;
+        while self.size + self.reserved > self.limit && passed_over <= self.held.len() {
+            let Some((oldest, told)) = self.blobs.pop_lru() else {
                 break;
             };
+            if self.held.contains_key(&oldest) {
+                self.blobs.put(oldest, told);
+                passed_over += 1;
+                continue;
+            }
             self.forget(&oldest);
             gone.push(oldest);
         }
+        self.evicted += gone.len() as u64;
         gone
     }
 
-    /// Takes a blob out.
-    pub(super) fn remove(&mut self, digest: &Digest) {
-        if self.blobs.pop(digest).is_some() {
-            self.forget(digest);
+    /// Takes out what was not used since a moment. The order is that of use, and a
+    /// file is told of uses once an hour; so of each some hour may be missing.
+    pub(super) fn expire(&mut self, since: SystemTime) -> Vec<Key> {
+        let mut gone = Vec::new();
+        while let Some((oldest, told)) = self.blobs.peek_lru() {
+            let oldest = *oldest;
+            if *told + RENEW_AFTER >= since || self.held.contains_key(&oldest) {
+                break;
+            }
+            self.remove(&oldest);
+            gone.push(oldest);
+        }
+        self.evicted += gone.len() as u64;
+        gone
+    }
+
+    /// Keeps blobs from going; what is not there is kept once it comes. Half of the
+    /// store can be held, so that nobody who holds stops all others from writing, and
+    /// so many blobs that what notes it does not fill the memory. Gives what is held
+    /// by this.
+    pub(super) fn hold(&mut self, keys: &[Key]) -> Vec<Key> {
+        let mut held = Vec::with_capacity(keys.len());
+        for key in keys {
+            if self.holds >= HOLDS {
+                break;
+            }
+            let holds = self.held.entry(*key).or_default();
+            if *holds == 0 {
+                if self.held_size + cost(key) > self.limit / 2 {
+                    self.held.remove(key);
+                    continue;
+                }
+                self.held_size += cost(key);
+            }
+            *holds += 1;
+            self.holds += 1;
+            held.push(*key);
+        }
+        held
+    }
+
+    /// Takes one hold back. Nothing has to go for that: within its limit the store
+    /// always is.
+    pub(super) fn let_go(&mut self, keys: &[Key]) {
+        for key in keys {
+            if let Some(holds) = self.held.get_mut(key) {
+                *holds -= 1;
+                self.holds -= 1;
+                if *holds == 0 {
+                    self.held.remove(key);
+                    self.held_size -= cost(key);
+                }
+            }
         }
     }
 
-    fn forget(&mut self, digest: &Digest) {
-        self.size -= cost(digest);
-        if let Some(bytes) = self.hot.pop(digest) {
+    /// How many blobs there are, and how many went for others or for their age.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        (self.blobs.len(), self.evicted)
+    }
+
+    /// Takes a blob out.
+    pub(super) fn remove(&mut self, key: &Key) {
+        if self.blobs.pop(key).is_some() {
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        self.size -= cost(key);
+        if let Some(bytes) = self.hot.pop(key) {
             self.hot_size -= hot_cost(&bytes);
         }
     }
@@ -178,11 +268,15 @@ impl Index {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::DigestFunction;
+    use proto::{Digest, DigestFunction, InstanceName};
 
-    fn blob(number: u32) -> (Digest, Bytes) {
+    use super::super::key::Tenant;
+
+    fn blob(number: u32) -> (Key, Bytes) {
         let bytes = Bytes::from(vec![number as u8; number as usize * 100]);
-        (Digest::of(DigestFunction::Sha256, &bytes), bytes)
+        let tenant = Tenant::of(&InstanceName::empty());
+        let digest = Digest::of(DigestFunction::Sha256, &bytes);
+        (tenant.key(digest), bytes)
     }
 
     #[test]
@@ -202,37 +296,86 @@ mod tests {
     fn files_are_told_of_uses_once_an_hour() {
         let start = SystemTime::UNIX_EPOCH;
         let mut index = Index::new(BLOCK, 0);
-        let (digest, _) = blob(1);
-        index.insert(digest, start);
+        let (key, _) = blob(1);
+        index.insert(key, start);
         let later = start + RENEW_AFTER;
         assert_eq!(
-            index.touch(&digest, later - Duration::from_secs(1)),
+            index.touch(&key, later - Duration::from_secs(1)),
             Use::Present
         );
-        assert_eq!(index.touch(&digest, later), Use::Renew);
-        assert_eq!(index.touch(&digest, later), Use::Present);
+        assert_eq!(index.touch(&key, later), Use::Renew);
+        assert_eq!(index.touch(&key, later), Use::Present);
         // A clock that went back renews nothing and breaks nothing.
-        assert_eq!(index.touch(&digest, start), Use::Present);
+        assert_eq!(index.touch(&key, start), Use::Present);
+    }
+
+    #[test]
+    fn what_is_held_does_not_go_until_it_is_let_go() {
+        let now = SystemTime::UNIX_EPOCH;
+        let mut index = Index::new(4 * BLOCK, 0);
+        let keys: Vec<Key> = (1..8).map(|n| blob(n).0).collect();
+        let held = index.hold(&keys[..3]);
+        // Half of the store and no more.
+        assert_eq!(held, keys[..2]);
+        for key in &keys[..4] {
+            index.insert(*key, now);
+        }
+        assert_eq!(index.insert(keys[4], now), [keys[2]]);
+        assert_eq!(index.insert(keys[5], now), [keys[3]]);
+        // Two are held, and two uploads take the rest.
+        let (gone, granted) = index.reserve(2 * BLOCK);
+        assert_eq!((gone.len(), granted), (2, true));
+        assert_eq!(index.reserve(1), (Vec::new(), false));
+        index.release(2 * BLOCK);
+        index.let_go(&held);
+        assert!(index.held.is_empty());
+        let (gone, granted) = index.reserve(3 * BLOCK);
+        assert_eq!((gone.len(), granted), (1, true));
+    }
+
+    #[test]
+    fn what_nobody_used_since_then_expires() {
+        let start = SystemTime::UNIX_EPOCH;
+        let mut index = Index::new(10 * BLOCK, 0);
+        let [old, held, young] = [1, 2, 3].map(|n| blob(n).0);
+        index.insert(old, start);
+        index.insert(held, start);
+        index.insert(young, start + RENEW_AFTER);
+        let kept = index.hold(&[held]);
+        let since = start + RENEW_AFTER;
+        assert!(index.expire(since).is_empty());
+        let since = since + Duration::from_secs(1);
+        assert_eq!(index.expire(since), [old]);
+        index.let_go(&kept);
+        assert_eq!(index.expire(since), [held]);
+        assert!(index.contains(&young));
     }
 
     proptest! {
         /// Whatever happens: sizes are the sums of what is held, limits hold, and
         /// only blobs that are there have bytes in memory.
         #[test]
-        fn sums_and_limits_hold(steps in prop::collection::vec((0..6u8, 1..60u32), 0..300)) {
+        fn sums_and_limits_hold(steps in prop::collection::vec((0..8u8, 1..60u32), 0..300)) {
             let mut index = Index::new(20 * BLOCK, 10_000);
             let mut reserved = Vec::new();
+            let mut holds = Vec::new();
             for (step, number) in steps {
-                let (digest, bytes) = blob(number);
+                let (key, bytes) = blob(number);
                 match step {
-                    0 => { index.insert(digest, SystemTime::UNIX_EPOCH); }
-                    1 => index.keep(digest, bytes),
-                    2 => index.remove(&digest),
+                    // As a blob that was written: it takes what was reserved for it.
+                    0 => if index.reserve(cost(&key)).1 {
+                        index.release(cost(&key));
+                        index.insert(key, SystemTime::UNIX_EPOCH);
+                    }
+                    1 => index.keep(key, bytes),
+                    2 => index.remove(&key),
                     3 => {
                         let bytes = u64::from(number) * 1000;
                         let held: u64 = reserved.iter().sum();
-                        let got = index.reserve(bytes).is_some();
-                        prop_assert_eq!(got, held + bytes <= index.limit);
+                        let (_, got) = index.reserve(bytes);
+                        let kept: u64 = index.held.keys().map(cost).sum();
+                        prop_assert!(got || held + bytes + kept > index.limit);
+                        prop_assert!(!got || held + bytes <= index.limit);
                         if got {
                             reserved.push(bytes);
                         }
@@ -242,16 +385,25 @@ mod tests {
                             index.release(bytes);
                         }
                     }
-                    _ => { index.touch(&digest, SystemTime::UNIX_EPOCH); }
+                    5 => holds.push(index.hold(&[key])),
+                    6 => {
+                        if let Some(keys) = holds.pop() {
+                            index.let_go(&keys);
+                        }
+                    }
+                    _ => { index.touch(&key, SystemTime::UNIX_EPOCH); }
                 }
-                let size: u64 = index.blobs.iter().map(|(digest, _)| cost(digest)).sum();
+                let size: u64 = index.blobs.iter().map(|(key, _)| cost(key)).sum();
                 prop_assert_eq!(size, index.size);
                 prop_assert_eq!(reserved.iter().sum::<u64>(), index.reserved);
                 prop_assert!(size + index.reserved <= index.limit);
+                let kept: u64 = index.held.keys().map(cost).sum();
+                prop_assert_eq!(kept, index.held_size);
+                prop_assert!(kept <= index.limit / 2);
                 let hot: u64 = index.hot.iter().map(|(_, bytes)| hot_cost(bytes)).sum();
                 prop_assert_eq!(hot, index.hot_size);
                 prop_assert!(hot <= index.hot_limit);
-                let held = index.hot.iter().all(|(digest, _)| index.blobs.contains(digest));
+                let held = index.hot.iter().all(|(key, _)| index.blobs.contains(key));
                 prop_assert!(held);
             }
         }

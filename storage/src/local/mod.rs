@@ -12,9 +12,10 @@ mod backend;
 mod blobs;
 mod files;
 mod index;
+mod key;
 mod results;
 mod stream;
 mod writing;
 
 pub use actions::Actions;
-pub use blobs::{Blobs, Limits};
+pub use blobs::{Blobs, Held, Limits};

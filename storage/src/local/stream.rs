@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use proto::{Digest, Hasher};
+use proto::Hasher;
 use tokio::task::JoinHandle;
 
 use super::blobs::Inner;
 use super::files::failed;
+use super::key::Key;
 use super::writing::Writing;
 use crate::blocking::{blocking, joined};
 use crate::error::Error;
@@ -26,14 +27,10 @@ const PIECE: u64 = 1 << 20;
 const PIECE_OVERHEAD: u64 = 64;
 
 /// Writes a blob as its bytes come.
-pub(super) async fn write(
-    inner: Arc<Inner>,
-    digest: Digest,
-    mut bytes: ByteStream,
-) -> Result<(), Error> {
+pub(super) async fn write(inner: Arc<Inner>, key: Key, mut bytes: ByteStream) -> Result<(), Error> {
     let creating = inner.clone();
     let mut writing: JoinHandle<Result<Writing, Error>> =
-        tokio::task::spawn_blocking(move || creating.create(digest));
+        tokio::task::spawn_blocking(move || creating.create(key));
     let mut pieces = Vec::new();
     let mut gathered = 0;
     while let Some(piece) = bytes.try_next().await? {
@@ -50,7 +47,7 @@ pub(super) async fn write(
     }
     let incoming = joined(writing).await??;
     let incoming = joined(append(incoming, pieces)).await??;
-    blocking(move || inner.publish(digest, incoming.finish()?, None)).await?
+    blocking(move || inner.publish(key, incoming.finish()?, None)).await?
 }
 
 fn append(mut incoming: Writing, pieces: Vec<Bytes>) -> JoinHandle<Result<Writing, Error>> {
@@ -65,7 +62,7 @@ fn append(mut incoming: Writing, pieces: Vec<Bytes>) -> JoinHandle<Result<Writin
 /// What is left to read. While a piece is with the consumer, the next is read.
 struct Reading {
     inner: Arc<Inner>,
-    digest: Digest,
+    key: Key,
     file: File,
     position: u64,
     end: u64,
@@ -83,13 +80,13 @@ impl Reading {
         if let Err(source) = self.file.read_exact_at(&mut piece, self.position) {
             if source.kind() == std::io::ErrorKind::UnexpectedEof {
                 let error = Error::Size {
-                    digest: self.digest,
+                    digest: self.key.digest,
                     actual: self.file.metadata().map_or(0, |metadata| metadata.len()),
                 };
-                self.inner.damaged(&self.digest, &self.file, &error);
+                self.inner.damaged(&self.key, &self.file, &error);
                 return Err(error);
             }
-            let path = self.inner.path(&self.digest);
+            let path = self.inner.path(&self.key);
             return Err(failed("read", &path)(source));
         }
         self.position += length;
@@ -100,9 +97,9 @@ impl Reading {
             return Ok((piece.into(), Some(self)));
         }
         if let Some(hasher) = self.hasher.take()
-            && let Err(error) = verify::hashed(self.digest, hasher)
+            && let Err(error) = verify::hashed(self.key.digest, hasher)
         {
-            self.inner.damaged(&self.digest, &self.file, &error);
+            self.inner.damaged(&self.key, &self.file, &error);
             return Err(error);
         }
         Ok((piece.into(), None))
@@ -112,15 +109,16 @@ impl Reading {
 /// Reads part of a blob, or all of it and verifies it.
 pub(super) fn read(
     inner: Arc<Inner>,
-    digest: Digest,
+    key: Key,
     file: File,
     offset: u64,
     length: u64,
 ) -> ByteStream {
+    let digest = key.digest;
     let whole = offset == 0 && length == digest.size();
     let reading = Reading {
         inner,
-        digest,
+        key,
         file,
         position: offset,
         end: offset + length,

@@ -5,24 +5,25 @@ use std::sync::Arc;
 use proto::status;
 use proto::wire::rev2::action_cache_server::{self, ActionCacheServer};
 use proto::wire::rev2::{ActionResult, GetActionResultRequest, UpdateActionResultRequest};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::MAXIMUM_MESSAGE;
 use super::field::{digest, instance};
 use crate::complete::References;
 use crate::store::ActionCache;
+use crate::updates::Updates;
 
 /// ActionCache over a cache. What the client would like inlined is not: REv2
 /// leaves that to the server.
 pub struct ActionCacheService {
     actions: Arc<dyn ActionCache>,
-    updates: bool,
+    updates: Updates,
 }
 
 impl ActionCacheService {
-    /// The service, ready to be added to an endpoint. `updates`: whether callers may
+    /// The service, ready to be added to an endpoint. `updates`: which callers may
     /// write. Whoever may write can make every later build take what they wrote.
-    pub fn server(actions: Arc<dyn ActionCache>, updates: bool) -> ActionCacheServer<Self> {
+    pub fn server(actions: Arc<dyn ActionCache>, updates: Updates) -> ActionCacheServer<Self> {
         ActionCacheServer::new(Self { actions, updates }).max_decoding_message_size(MAXIMUM_MESSAGE)
     }
 }
@@ -52,13 +53,18 @@ impl action_cache_server::ActionCache for ActionCacheService {
         &self,
         request: Request<UpdateActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
-        if !self.updates {
-            return Err(Status::permission_denied(
-                "clients may not update the action cache (allow_client_action_cache_updates)",
-            ));
-        }
         let request = request.into_inner();
         let instance = instance(&request.instance_name)?;
+        if !self.updates.allows(&instance) {
+            return Err(status::new(
+                Code::PermissionDenied,
+                format!(
+                    "clients of instance {:?} may not update the action cache \
+                     (allow_client_action_cache_updates)",
+                    instance.as_str()
+                ),
+            ));
+        }
         let action = digest(
             "action_digest",
             request.digest_function,

@@ -1,7 +1,6 @@
 //! Capabilities: the cache's are known here, the execution's the scheduler knows.
 
 use daemon::Channel;
-use proto::DigestFunction;
 use proto::wire::rev2::capabilities_client::CapabilitiesClient;
 use proto::wire::rev2::capabilities_server::{Capabilities, CapabilitiesServer};
 use proto::wire::rev2::{
@@ -9,12 +8,14 @@ use proto::wire::rev2::{
     compressor, symlink_absolute_path_strategy,
 };
 use proto::wire::semver::SemVer;
+use proto::{DigestFunction, InstanceName};
 use tonic::{Request, Response, Status};
 
 use super::MAXIMUM_BATCH;
 use super::execution::forwarded;
 use super::field::instance;
 use crate::client::classify;
+use crate::updates::Updates;
 
 /// The oldest REv2 that is served: Bazel 4 speaks it.
 const LOW: (i32, i32) = (2, 0);
@@ -25,27 +26,27 @@ const HIGH: (i32, i32) = (2, 11);
 /// scheduler cannot be reached the answer is UNAVAILABLE, so that clients ask again
 /// instead of going on without execution.
 pub struct CapabilitiesService {
-    updates: bool,
+    updates: Updates,
     scheduler: Option<CapabilitiesClient<Channel>>,
 }
 
 impl CapabilitiesService {
-    /// The service, ready to be added to an endpoint. `updates`: whether callers may
+    /// The service, ready to be added to an endpoint. `updates`: which callers may
     /// write the action cache.
     #[must_use]
-    pub fn server(updates: bool, scheduler: Option<Channel>) -> CapabilitiesServer<Self> {
+    pub fn server(updates: Updates, scheduler: Option<Channel>) -> CapabilitiesServer<Self> {
         CapabilitiesServer::new(Self {
             updates,
             scheduler: scheduler.map(CapabilitiesClient::new),
         })
     }
 
-    fn cache(&self) -> ServerCapabilities {
+    fn cache(&self, instance: &InstanceName) -> ServerCapabilities {
         ServerCapabilities {
             cache_capabilities: Some(CacheCapabilities {
                 digest_functions: DigestFunction::ALL.map(DigestFunction::to_wire).to_vec(),
                 action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities {
-                    update_enabled: self.updates,
+                    update_enabled: self.updates.allows(instance),
                 }),
                 max_batch_total_size_bytes: i64::try_from(MAXIMUM_BATCH).unwrap_or(i64::MAX),
                 symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Allowed
@@ -94,8 +95,8 @@ impl Capabilities for CapabilitiesService {
         &self,
         request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<ServerCapabilities>, Status> {
-        instance(&request.get_ref().instance_name)?;
-        let cache = self.cache();
+        let instance = instance(&request.get_ref().instance_name)?;
+        let cache = self.cache(&instance);
         let Some(scheduler) = &self.scheduler else {
             return Ok(Response::new(cache));
         };
@@ -129,11 +130,11 @@ mod tests {
     #[test]
     fn versions_are_those_both_speak() {
         let service = CapabilitiesService {
-            updates: false,
+            updates: Updates::Never,
             scheduler: None,
         };
         let merged = |theirs| {
-            let merged = merge(service.cache(), &theirs);
+            let merged = merge(service.cache(&InstanceName::empty()), &theirs);
             assert!(merged.execution_capabilities.unwrap().exec_enabled);
             assert!(merged.cache_capabilities.is_some());
             (

@@ -1,5 +1,7 @@
 //! Execution and Operations, passed on to the scheduler.
 
+use std::time::Duration;
+
 use daemon::{Channel, Shutdown};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -13,11 +15,16 @@ use proto::wire::protobuf::Empty;
 use proto::wire::rev2::execution_client::ExecutionClient;
 use proto::wire::rev2::execution_server::{Execution, ExecutionServer};
 use proto::wire::rev2::{ExecuteRequest, WaitExecutionRequest};
+use proto::{Digest, DigestFunction, InstanceName};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tonic::metadata::BinaryMetadataKey;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::MAXIMUM_MESSAGE;
 use crate::client::classify;
+use crate::hold::Holder;
+use crate::local::Held;
 
 /// Who a call is made for (REv2 RequestMetadata). The scheduler shares its workers
 /// fairly by it.
@@ -28,6 +35,7 @@ const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-
 #[derive(Clone)]
 pub struct ExecutionForwarder {
     shutdown: Shutdown,
+    holder: Option<Holder>,
     execution: ExecutionClient<Channel>,
     operations: OperationsClient<Channel>,
 }
@@ -39,10 +47,12 @@ impl ExecutionForwarder {
     #[must_use]
     pub fn servers(
         scheduler: Channel,
+        holder: Option<Holder>,
         shutdown: Shutdown,
     ) -> (ExecutionServer<Self>, OperationsServer<Self>) {
         let forwarder = Self {
             shutdown,
+            holder,
             // Results can carry standard output and files inline.
             execution: ExecutionClient::new(scheduler.clone())
                 .max_decoding_message_size(MAXIMUM_MESSAGE),
@@ -78,11 +88,60 @@ pub(super) fn forwarded<T>(request: Request<T>) -> Request<T> {
 
 type OperationStream = BoxStream<'static, Result<Operation, Status>>;
 
+/// How long what an action needs is held for a client that went away: it may come
+/// back with WaitExecution.
+const RETURN: Duration = Duration::from_secs(60);
+
+/// Holds what an action needs while its stream lasts, and some time longer if the
+/// stream ends before the action.
+#[derive(Default)]
+struct Holding {
+    held: Option<JoinHandle<Vec<Held>>>,
+    done: bool,
+}
+
+impl Holding {
+    fn hear(&mut self, operation: &Result<Operation, Status>) {
+        self.done |= operation.as_ref().is_ok_and(|operation| operation.done);
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        // What a task gives is dropped when nobody waits for it.
+        let Some(held) = self.held.take().filter(|_| !self.done) else {
+            return;
+        };
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::time::sleep(RETURN).await;
+                drop(held);
+            });
+        }
+    }
+}
+
 impl ExecutionForwarder {
+    fn hold(&self, request: &ExecuteRequest) -> Holding {
+        let held = self.holder.clone().and_then(|holder| {
+            // Whatever is wrong with these, the scheduler will say it.
+            let instance = InstanceName::new(&request.instance_name).ok()?;
+            let wire = request.action_digest.as_ref()?;
+            let function = DigestFunction::from_wire(request.digest_function, &wire.hash).ok()?;
+            let action = Digest::from_wire(function, Some(wire)).ok()?;
+            Some(tokio::spawn(
+                async move { holder.hold(&instance, action).await },
+            ))
+        });
+        Holding { held, done: false }
+    }
+
     fn operations(
         &self,
         called: Result<Response<Streaming<Operation>>, Status>,
+        mut holding: Holding,
     ) -> Result<Response<OperationStream>, Status> {
+        holding.done = called.is_err();
         let stream = called.map_err(classify)?.into_inner();
         let told = self.shutdown.clone();
         let cancelled = async move { told.cancelled().await };
@@ -91,7 +150,10 @@ impl ExecutionForwarder {
             .filter(|told| std::future::ready(*told))
             .map(|_| Err(Status::unavailable("the front is shutting down")));
         let stream = stream
-            .map(|operation| operation.map_err(classify))
+            .map(move |operation| {
+                holding.hear(&operation);
+                operation.map_err(classify)
+            })
             .take_until(cancelled)
             .chain(last);
         Ok(Response::new(stream.boxed()))
@@ -107,7 +169,8 @@ impl Execution for ExecutionForwarder {
         request: Request<ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
         let mut execution = self.execution.clone();
-        self.operations(execution.execute(forwarded(request)).await)
+        let holding = self.hold(request.get_ref());
+        self.operations(execution.execute(forwarded(request)).await, holding)
     }
 
     type WaitExecutionStream = OperationStream;
@@ -117,7 +180,8 @@ impl Execution for ExecutionForwarder {
         request: Request<WaitExecutionRequest>,
     ) -> Result<Response<OperationStream>, Status> {
         let mut execution = self.execution.clone();
-        self.operations(execution.wait_execution(forwarded(request)).await)
+        let waiting = execution.wait_execution(forwarded(request)).await;
+        self.operations(waiting, Holding::default())
     }
 }
 
