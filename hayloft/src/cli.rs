@@ -55,6 +55,12 @@ pub struct Up {
     /// [default: serve any platform].
     #[arg(long = "platform", value_name = "KEY=VALUE", value_parser = key_value)]
     pub platform: Vec<(String, String)>,
+    /// Let clients of these instance names, and of those below them, write the action
+    /// cache; without names, all clients. Whoever may can make every later build take
+    /// what they wrote [default: only the farm's worker writes it].
+    #[arg(long, value_name = "INSTANCE", num_args = 0.., value_delimiter = ',',
+          require_equals = true, default_missing_value = "")]
+    pub allow_action_cache_updates: Option<Vec<String>>,
     /// What actions see as their root directory.
     #[arg(long, value_enum, default_value_t)]
     pub root: Root,

@@ -62,6 +62,7 @@ async fn on_own_farm(arguments: &cli::Run, shutdown: &daemon::Shutdown) -> Resul
         listen: Listen::Private,
         slots: 1,
         platform: Vec::new(),
+        action_cache_updates: Vec::new(),
         root: arguments.root,
         diagnostics: None,
         log: "error",

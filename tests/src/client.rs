@@ -184,6 +184,16 @@ impl Client {
     /// That is no address.
     #[must_use]
     pub fn connect(endpoint: &str) -> Self {
+        Self::of_instance(endpoint, "")
+    }
+
+    /// A client of the farm at `grpc://HOST:PORT`, about an instance name.
+    ///
+    /// # Panics
+    /// That is no address, or no instance name.
+    #[must_use]
+    pub fn of_instance(endpoint: &str, instance: &str) -> Self {
+        let instance = InstanceName::new(instance).expect("an instance name");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -191,7 +201,7 @@ impl Client {
             .expect("a runtime");
         let address = endpoint.parse().expect("the endpoint is an address");
         let inner = runtime
-            .block_on(async { hayloft::client::Client::connect(&address, InstanceName::empty()) })
+            .block_on(async { hayloft::client::Client::connect(&address, instance) })
             .expect("a client");
         Self {
             runtime: Arc::new(runtime),
@@ -316,9 +326,12 @@ fn request(action: Digest, skip_cache_lookup: bool) -> rev2::ExecuteRequest {
 
 async fn execute(
     client: hayloft::client::Client,
-    request: rev2::ExecuteRequest,
+    mut request: rev2::ExecuteRequest,
     name: watch::Sender<Option<String>>,
 ) -> Outcome {
+    if request.instance_name.is_empty() {
+        request.instance_name = client.instance().to_string();
+    }
     let mut stages = Vec::new();
     let end = follow(&client, request, &name, &mut stages).await;
     let (response, status) = match end {

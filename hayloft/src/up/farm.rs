@@ -39,6 +39,9 @@ pub struct Options {
     pub platform: Vec<(String, String)>,
     /// What actions see as their root directory.
     pub root: Root,
+    /// Clients of these instance names, and of those below them, may write the action
+    /// cache.
+    pub action_cache_updates: Vec<String>,
     /// Where the first role's diagnostics are told; the other roles' at the ports that
     /// follow. None: on sockets in the state directory.
     pub diagnostics: Option<SocketAddr>,
@@ -132,7 +135,7 @@ impl Farm {
             users.storage(),
             vec![front, storage_socket],
             &[state.storage()],
-            storage_config(),
+            storage_config(options),
         )?;
         let scheduler = start(
             "scheduler",
@@ -256,12 +259,13 @@ fn peer(name: &str) -> String {
     format!("unix:{}/{name}", folder(0))
 }
 
-fn storage_config() -> Value {
+fn storage_config(options: &Options) -> Value {
     json!({
         "directory": folder(1),
         "client_listen_addresses": ["fd:3"],
         "internal_listen_addresses": ["fd:4"],
         "scheduler": peer(CLIENT),
+        "allow_client_action_cache_updates": options.action_cache_updates,
     })
 }
 
@@ -289,6 +293,8 @@ fn worker_config(options: &Options) -> Value {
         "scheduler": peer(SCHEDULER),
         "build_directory_path": folder(1),
         "cache_directory_path": folder(2),
+        // Every instance name is a tenant of its own, as in the storage.
+        "cache_tenant_components": u32::MAX,
         "runners": [{
             "endpoint": peer(RUNNER),
             "concurrency": options.slots,

@@ -35,6 +35,10 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
         slots: arguments.slots.unwrap_or_else(default_slots),
         platform: arguments.platform.clone(),
         root: arguments.root,
+        action_cache_updates: arguments
+            .allow_action_cache_updates
+            .clone()
+            .unwrap_or_default(),
         diagnostics: arguments.diagnostics,
         log: "info",
     };
