@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod empty_calls;
 mod farm;
 mod fetch;
 mod floor;
@@ -17,6 +18,7 @@ mod launch;
 mod memory;
 mod noop;
 mod statistics;
+mod storage;
 
 #[derive(Parser)]
 #[command(name = "hayloft-bench")]
@@ -35,6 +37,8 @@ enum Bench {
     Memory(memory::Options),
     /// Programs in sandboxes, beside posix_spawn and bubblewrap.
     Launch(launch::Options),
+    /// The embedded store, beside files and empty calls.
+    Storage(storage::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Bench::Fetch(options) => fetch::run(&options),
         Bench::Memory(options) => memory::run(&options),
         Bench::Launch(options) => launch::run(&options),
+        Bench::Storage(options) => storage::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
