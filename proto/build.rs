@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-const PROTOCOLS: [&str; 10] = [
+const PROTOCOLS: [&str; 11] = [
     "buildbarn/buildqueuestate.proto",
     "buildbarn/cas.proto",
     "buildbarn/completedactionlogger.proto",
+    "buildbarn/remoteactionrouter.proto",
     "buildbarn/remoteworker.proto",
     "buildbarn/resourceusage.proto",
     "buildbarn/runner.proto",

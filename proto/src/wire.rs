@@ -21,6 +21,9 @@ macro_rules! generated {
 }
 
 generated!(
+    /// Scheduler to its action router (`buildbarn.remoteactionrouter`).
+    remoteactionrouter, "buildbarn.remoteactionrouter");
+generated!(
     /// Worker to scheduler (`buildbarn.remoteworker`).
     remoteworker, "buildbarn.remoteworker");
 generated!(

@@ -7,13 +7,19 @@ use std::path::PathBuf;
 
 use daemon::config::{Configuration, Duration};
 use daemon::{Authorizer, Endpoint, Global, Upstream};
-use proto::{InstanceName, PlatformKey};
+use proto::InstanceName;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::queue::{After, Ignored, Limits, Predeclared, Settings, Timeouts};
 use crate::service::Authorizers;
 use crate::service::invocation::KeyExtractor;
+
+mod action_router;
+mod platform;
+
+pub use action_router::{ActionRouter, Backend, Demultiplexing, PlatformKeyExtractor, Simple};
+pub use platform::{Platform, PlatformMessage, PredeclaredPlatformQueue, Property};
 
 /// What `bb_scheduler` is told. Only the addresses must be given.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -87,6 +93,20 @@ pub struct Config {
     /// `["correlated_invocations_id", "tool_invocation_id"]`.
     #[serde(default = "invocation_key_extractors")]
     pub invocation_key_extractors: Vec<KeyExtractor>,
+    /// How it is found out where an action goes and whose it is, where that differs
+    /// from action to action. Absent: by the keys here.
+    #[serde(default)]
+    pub action_router: ActionRouter,
+    /// How many actions of one tenant may be queued at a platform; further ones are
+    /// refused as RESOURCE_EXHAUSTED. A tenant is an outermost invocation: who
+    /// calls, say, if the first of `invocation_key_extractors` is
+    /// `authentication_metadata`. Absent: any number.
+    #[serde(default)]
+    pub maximum_queued_actions_per_tenant: Option<NonZeroU32>,
+    /// How many workers of a platform one tenant may have at a time. Absent: any
+    /// number.
+    #[serde(default)]
+    pub maximum_executing_actions_per_tenant: Option<NonZeroU32>,
     /// In which time a queued operation becomes one point of priority more
     /// urgent, so that the less urgent are not queued without end. 100 points
     /// count as much as twice the workers. `"0s"`: never. 1 minute.
@@ -108,76 +128,6 @@ pub struct Config {
     /// actions stay queued even if workers are idle. Absent: any number.
     #[serde(default)]
     pub maximum_executing_actions_per_invocation: Option<NonZeroU32>,
-}
-
-/// A platform queue that exists from the start.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct PredeclaredPlatformQueue {
-    /// The prefix of the instance names it serves; empty: all.
-    #[serde(default)]
-    pub instance_name_prefix: String,
-    /// The platform it serves.
-    #[serde(default)]
-    pub platform: Platform,
-    /// The sizes that its workers come in, ascending: say, their numbers of CPUs.
-    /// Actions are tried on the smallest, and those that fail there once more on
-    /// the largest. Absent: no sizes are told apart.
-    #[serde(default)]
-    pub size_classes: Vec<u32>,
-    /// How long a worker stays with an invocation to which others are equal: a
-    /// time for each level of the tree, the outermost first. Absent: not at all,
-    /// so that workers take turns.
-    #[serde(default)]
-    pub worker_invocation_stickiness_limits: Vec<Duration>,
-}
-
-/// A platform: its properties in any order, as a list or, as Buildbarn's files
-/// have it, in the form of REv2's message.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(
-    untagged,
-    expecting = "expected a list of properties, each of a name and a value"
-)]
-pub enum Platform {
-    /// The list.
-    Properties(Vec<Property>),
-    /// The message.
-    Message(PlatformMessage),
-}
-
-impl Default for Platform {
-    fn default() -> Self {
-        Self::Properties(Vec::new())
-    }
-}
-
-/// REv2's message.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlatformMessage {
-    /// The list.
-    pub properties: Vec<Property>,
-}
-
-impl Platform {
-    fn key(&self) -> PlatformKey {
-        let (Self::Properties(properties) | Self::Message(PlatformMessage { properties })) = self;
-        let pairs = properties.iter();
-        PlatformKey::from_properties(
-            pairs.map(|property| (property.name.clone(), property.value.clone())),
-        )
-    }
-}
-
-/// A property of a platform.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Property {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
 }
 
 /// The value of `ignored_properties`.
@@ -266,20 +216,7 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] when the default timeout is none or exceeds the maximum.
     pub fn settings(&self) -> Result<Settings, Error> {
-        let timeouts = Timeouts {
-            default: self.default_execution_timeout.0,
-            maximum: self.maximum_execution_timeout.0,
-        };
-        if timeouts.default.is_zero() || timeouts.default > timeouts.maximum {
-            return Err(Error::Config {
-                key: "default_execution_timeout",
-                reason: format!(
-                    "{} s is not between 0 and maximum_execution_timeout ({} s)",
-                    timeouts.default.as_secs_f64(),
-                    timeouts.maximum.as_secs_f64()
-                ),
-            });
-        }
+        let timeouts = self.timeouts(None, None)?;
         Ok(Settings {
             ignored: match &self.ignored_properties {
                 IgnoredProperties::Names(names) => Ignored::Names(names.clone()),
@@ -296,11 +233,41 @@ impl Config {
                 executing: self
                     .maximum_executing_actions_per_invocation
                     .map(NonZeroU32::get),
+                queued_per_tenant: self.maximum_queued_actions_per_tenant.map(NonZeroU32::get),
+                executing_per_tenant: self
+                    .maximum_executing_actions_per_tenant
+                    .map(NonZeroU32::get),
             },
             no_workers_timeout: self.platform_queue_with_no_workers_timeout.0,
             check_action_cache: self.action_cache.is_some(),
             ..Settings::default()
         })
+    }
+
+    /// Bounds on timeouts; those not given are as here.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the default is none or exceeds the maximum.
+    pub(crate) fn timeouts(
+        &self,
+        default: Option<Duration>,
+        maximum: Option<Duration>,
+    ) -> Result<Timeouts, Error> {
+        let timeouts = Timeouts {
+            default: default.unwrap_or(self.default_execution_timeout).0,
+            maximum: maximum.unwrap_or(self.maximum_execution_timeout).0,
+        };
+        if timeouts.default.is_zero() || timeouts.default > timeouts.maximum {
+            return Err(Error::Config {
+                key: "default_execution_timeout",
+                reason: format!(
+                    "{} s is not between 0 and maximum_execution_timeout ({} s)",
+                    timeouts.default.as_secs_f64(),
+                    timeouts.maximum.as_secs_f64()
+                ),
+            });
+        }
+        Ok(timeouts)
     }
 
     /// What there is to wait for after an unclean end: every worker calls at least

@@ -60,6 +60,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The action router refuses an action, or cannot be asked.
+    #[error("action router: {}", .0.message())]
+    Router(Box<Status>),
+    /// What the action router answers is no answer.
+    #[error("action router gave an answer that cannot be used: {0}")]
+    RouterAnswer(String),
     /// The action's timeout is not allowed.
     #[error(transparent)]
     Timeout(#[from] TimeoutError),
@@ -75,13 +81,13 @@ pub enum Error {
         /// The scheduler started so recently that workers may not have come yet.
         just_started: bool,
     },
-    /// The invocation has as many actions queued as it may.
-    #[error(
-        "invocation has {limit} actions queued already, the most that maximum_queued_actions_per_invocation allows"
-    )]
+    /// The invocation or tenant has as many actions queued as it may.
+    #[error("{limit} actions are queued already, the most that {setting} allows")]
     TooManyQueued {
         /// How many that is.
         limit: u32,
+        /// What says so.
+        setting: &'static str,
     },
     /// Nobody knows the operation, or no longer.
     #[error("operation {0:?} does not exist")]
@@ -159,6 +165,8 @@ impl From<Error> for Status {
                 Self::not_found(message)
             }
             Error::Storage(error) => (*error).into(),
+            Error::Router(status) => Self::new(status.code(), message),
+            Error::RouterAnswer(_) => Self::internal(message),
             Error::Config { .. } | Error::State { .. } | Error::Daemon(_) => {
                 Self::internal(message)
             }

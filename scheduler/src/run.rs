@@ -20,10 +20,10 @@ use crate::note::Note;
 use crate::queue::{Now, Queue};
 use crate::service::capabilities::Announcement;
 use crate::service::execution::ExecutionService;
-use crate::service::invocation::KeyExtractor;
 use crate::service::operation_queue::OperationQueueService;
 use crate::service::operations::OperationsService;
 use crate::service::queue_state::QueueStateService;
+use crate::service::route::Router;
 use crate::service::{Actions, Authorizers, Dispatcher};
 
 /// The variable by which a supervisor tells that it starts the scheduler anew, after
@@ -62,12 +62,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
 
     let authorizers = Arc::new(config.authorizers());
     let mut listeners = Vec::new();
-    let extractors = config.invocation_key_extractors.clone();
+    let router = Router::new(&config)?;
     let clients = client_routes(
         dispatcher.clone(),
         actions,
         action_cache,
-        extractors,
+        router,
         authorizers.clone(),
     );
     for endpoint in &config.client_grpc_servers {
@@ -122,14 +122,14 @@ pub fn client_routes(
     dispatcher: Arc<Dispatcher>,
     actions: Actions,
     action_cache: Option<Arc<dyn ActionCache>>,
-    extractors: Vec<KeyExtractor>,
+    router: Router,
     authorizers: Arc<Authorizers>,
 ) -> Routes {
     Routes::new(ExecutionServer::new(ExecutionService {
         dispatcher: dispatcher.clone(),
         actions,
         action_cache,
-        extractors,
+        router,
         authorizers: authorizers.clone(),
     }))
     .add_service(OperationsServer::new(OperationsService(

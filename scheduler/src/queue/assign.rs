@@ -24,7 +24,7 @@ impl Queue {
         };
         let tree = &mut queue.invocations;
         let mut seats = task.invocations();
-        seats.retain(|id| !tree.is_full(*id));
+        seats.retain(|id| tree.held_by(*id).is_none());
         // Whatever may be handed out already goes by its turn.
         if let Some(invocation) = seats.first().copied().filter(|_| !tree.is_ready())
             && !self.recovery.is_on()

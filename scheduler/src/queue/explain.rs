@@ -49,7 +49,7 @@ impl Queue {
             .iter()
             .find(|seat| seat.invocation == invocation)?;
         let root = tree.get(ROOT);
-        let held = tree.is_full(invocation);
+        let held = tree.held_by(invocation);
         let mut waiting = Waiting {
             explanation: String::new(),
             operations_ahead: count(tree.get(invocation).order.ahead(seat.place)),
@@ -60,10 +60,8 @@ impl Queue {
             unavailable_workers: root.idle.workers.saturating_sub(root.idle.waiting),
             held_by: if self.recovery.is_on() {
                 "the recovery of what workers execute since before the restart".to_string()
-            } else if held {
-                "maximum_executing_actions_per_invocation".to_string()
             } else {
-                String::new()
+                held.unwrap_or_default().to_string()
             },
         };
         waiting.explanation = in_words(&waiting);

@@ -8,6 +8,7 @@ use proto::wire::protobuf;
 use super::aging::Level;
 use super::explain::COUNTED;
 use super::fairness::Score;
+use super::limits::Limits;
 use super::locality::{Idle, IdleChild};
 use super::order::{Order, Place};
 use super::task::TaskId;
@@ -59,9 +60,10 @@ pub(super) struct Invocation {
     pub(super) parent: Option<InvocationId>,
     pub(super) children: HashMap<InvocationKey, InvocationId>,
     pins: usize,
-    /// Unfinished tasks that are directly its own.
+    /// Unfinished tasks of it and of its descendants. One that several of these want
+    /// counts for each.
     pub(super) tasks: usize,
-    /// Those of them that are queued.
+    /// Those of them that are queued, and directly its own.
     pub(super) order: Order,
     /// How many are queued in its descendants.
     pub(super) queued_below: usize,
@@ -94,17 +96,16 @@ struct Ready {
 pub(super) struct Invocations {
     nodes: Vec<Invocation>,
     free: Vec<InvocationId>,
-    /// No task of an invocation is handed out while it has so many executing.
-    maximum_executing: Option<u32>,
+    limits: Limits,
     served: u64,
 }
 
 impl Invocations {
-    pub(super) fn new(maximum_executing: Option<u32>) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             nodes: vec![Invocation::default()],
             free: Vec::new(),
-            maximum_executing,
+            limits,
             served: 0,
         }
     }
@@ -200,12 +201,26 @@ impl Invocations {
         shared.last().copied().unwrap_or(ROOT)
     }
 
-    /// Whether an invocation has as many tasks executing as it may.
-    pub(super) fn is_full(&self, id: InvocationId) -> bool {
-        id != ROOT
-            && self
-                .maximum_executing
-                .is_some_and(|maximum| self.get(id).executing >= maximum)
+    /// What keeps the tasks that are directly an invocation's own from being handed
+    /// out now: the name of a setting.
+    pub(super) fn held_by(&self, id: InvocationId) -> Option<&'static str> {
+        let tenant = self.chain(id).take_while(|id| *id != ROOT).last()?;
+        let own = self.limits.holds(self.get(id), false, true);
+        own.or_else(|| self.limits.holds(self.get(tenant), true, false))
+    }
+
+    /// One more task is an invocation's own, or one less.
+    pub(super) fn count_task(&mut self, id: InvocationId, more: bool) {
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let node = self.get_mut(id);
+            node.tasks = if more {
+                node.tasks + 1
+            } else {
+                node.tasks.saturating_sub(1)
+            };
+            next = node.parent;
+        }
     }
 
     pub(super) fn queue(&mut self, id: InvocationId, place: Place, task: TaskId) {
@@ -267,16 +282,23 @@ impl Invocations {
 
     /// The level of the task that would be handed out next, if there is one.
     fn head(&self, id: InvocationId) -> Option<Level> {
+        let node = self.get(id);
+        let is_tenant = node.parent == Some(ROOT);
+        if self.limits.holds(node, is_tenant, false).is_some() {
+            return None;
+        }
         if let Some((place, _)) = self.direct(id) {
             return Some(place.level);
         }
-        let child = self.get(id).ready.first()?.id;
+        let child = node.ready.first()?.id;
         self.get(child).ready_as.map(|(_, level)| level)
     }
 
     /// The next of the tasks that are directly its own, if one may be handed out.
     fn direct(&self, id: InvocationId) -> Option<(Place, TaskId)> {
-        self.get(id).order.first().filter(|_| !self.is_full(id))
+        let node = self.get(id);
+        let held = id != ROOT && self.limits.holds(node, false, true).is_some();
+        node.order.first().filter(|_| !held)
     }
 
     /// The task to hand out next. Tasks that are directly an invocation's own go

@@ -140,7 +140,7 @@ mod tests {
 
     /// A tree of three invocations, a worker in each of those given.
     fn tree(workers: &[(usize, u64)]) -> (Invocations, [InvocationId; 3]) {
-        let mut tree = Invocations::new(None);
+        let mut tree = Invocations::new(Default::default());
         let names: [&[&str]; 3] = [&["a", "x"], &["a", "y"], &["b", "z"]];
         let ids = names.map(|names| tree.open(&lineage(names)));
         for (index, since) in workers {

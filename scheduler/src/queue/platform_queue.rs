@@ -8,6 +8,7 @@ use proto::{InstanceName, PlatformKey};
 
 use super::drain::Drains;
 use super::invocation::Invocations;
+use super::limits::Limits;
 use super::matching;
 use super::worker::{WorkerId, WorkerKey};
 use crate::error::Error;
@@ -72,18 +73,17 @@ struct Classes {
 /// All platform queues.
 #[derive(Debug, Default)]
 pub(super) struct PlatformQueues {
-    /// How many tasks of one invocation may be executing.
-    maximum_executing: Option<u32>,
+    limits: Limits,
     queues: HashMap<PlatformId, PlatformQueue>,
     names: HashMap<(PlatformKey, InstanceName), Classes>,
     last: u64,
 }
 
 impl PlatformQueues {
-    /// None. At most `maximum_executing` tasks of an invocation execute in each.
-    pub(super) fn new(maximum_executing: Option<u32>) -> Self {
+    /// None. Invocations have no more in each of them than these limits allow.
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
-            maximum_executing,
+            limits,
             ..Self::default()
         }
     }
@@ -203,7 +203,7 @@ impl PlatformQueues {
             PlatformQueue {
                 name,
                 predeclared,
-                invocations: Invocations::new(self.maximum_executing),
+                invocations: Invocations::new(self.limits),
                 stickiness_limits: classes.stickiness_limits.clone(),
                 workers: BTreeMap::new(),
                 drains: Drains::default(),

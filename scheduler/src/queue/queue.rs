@@ -57,7 +57,7 @@ impl Queue {
     /// from the start and for ever: actions wait in them for workers to come.
     #[must_use]
     pub fn new(settings: Settings, predeclared: &[Predeclared], random: Random, now: Now) -> Self {
-        let mut platforms = PlatformQueues::new(settings.limits.executing);
+        let mut platforms = PlatformQueues::new(settings.limits);
         for declared in predeclared {
             let platform = settings.ignored.key(&declared.platform);
             platforms.declare(declared, &platform);

@@ -49,7 +49,7 @@ impl Queue {
             expected: task.expected,
             arrival: id.0,
         };
-        tree.get_mut(invocation).tasks += 1;
+        tree.count_task(invocation, true);
         match task.progress {
             Progress::CacheCheck => {}
             Progress::Queued => tree.queue(invocation, place, id),
@@ -100,8 +100,7 @@ impl Queue {
             Progress::Queued => tree.unqueue(invocation, seat.place),
             Progress::Executing(_) => tree.start(&task.invocations()),
         }
-        let node = tree.get_mut(invocation);
-        node.tasks = node.tasks.saturating_sub(1);
+        tree.count_task(invocation, false);
         tree.unpin(invocation);
         if executing {
             let platform = task.platform;
@@ -148,8 +147,7 @@ impl Queue {
             }
         }
         for seat in task.seats.drain(..) {
-            let node = tree.get_mut(seat.invocation);
-            node.tasks = node.tasks.saturating_sub(1);
+            tree.count_task(seat.invocation, false);
             tree.unpin(seat.invocation);
         }
     }

@@ -60,7 +60,7 @@ mod tests {
             type_url: name.into(),
             value: Vec::new().into(),
         };
-        let mut tree = Invocations::new(None);
+        let mut tree = Invocations::new(Default::default());
         let x = tree.open(&[key("a"), key("x")].into());
         let y = tree.open(&[key("a"), key("y")].into());
         let a = tree.path(x)[0];

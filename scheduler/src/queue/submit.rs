@@ -10,13 +10,14 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::aging::Level;
-use super::invocation::InvocationKey;
+use super::invocation::{InvocationId, InvocationKey};
 use super::operation::{Operation, Stage, State, View};
 use super::queue::{Queue, failure};
 use super::retry::Attempts;
 use super::size_class;
 use super::task::{Job, Progress, Task, TaskId};
 use super::time::{Now, Timer};
+use super::timeout::Timeouts;
 use crate::error::Error;
 
 /// What a client wants executed.
@@ -37,6 +38,8 @@ pub struct Submission {
     pub invocation: Vec<InvocationKey>,
     /// The client wants it executed even if there is a result.
     pub skip_cache_lookup: bool,
+    /// Bounds on how long it may run; none: those of the settings.
+    pub timeouts: Option<Timeouts>,
     /// To be passed on to the worker.
     pub metadata: Vec<protobuf::Any>,
     /// To be passed on to the worker.
@@ -61,7 +64,8 @@ impl Queue {
     pub fn submit(&mut self, now: Now, submission: Submission) -> Result<Submitted, Error> {
         self.advance(now);
         let mut action = submission.action;
-        let timeout = self.settings.timeouts.of(action.timeout.as_ref())?;
+        let bounds = submission.timeouts.unwrap_or(self.settings.timeouts);
+        let timeout = bounds.of(action.timeout.as_ref())?;
         action.timeout = Some(messages::duration(timeout));
         let key = self.settings.ignored.key(&submission.platform);
         let found = self.platforms.find(&submission.instance, &key);
@@ -91,9 +95,12 @@ impl Queue {
         let level = Level::new(submission.priority, interval, self.started, now.instant);
         // Operations of one invocation share the memory of its name.
         let tree = &queue.invocations;
-        let known = tree.find(&submission.invocation).map(|id| tree.get(id));
-        let admitted = self.settings.limits.admit(known);
-        let shared = known.and_then(|node| node.lineage.clone());
+        let known = tree.find(&submission.invocation);
+        let tenant = submission.invocation.first();
+        let tenant = tenant.and_then(|key| tree.find(std::slice::from_ref(key)));
+        let node = |id: Option<InvocationId>| id.map(|id| tree.get(id));
+        let admitted = self.settings.limits.admit(node(tenant), node(known));
+        let shared = node(known).and_then(|node| node.lineage.clone());
         let lineage = shared.unwrap_or_else(|| submission.invocation.into());
         let operation = |task, job, queue| Operation {
             job,

@@ -20,8 +20,9 @@ use tonic::{Request, Response, Status};
 use super::action::Actions;
 use super::authorizers::Authorizers;
 use super::dispatcher::{Dispatcher, Updates};
-use super::invocation::{self, KeyExtractor};
+use super::invocation::Caller;
 use super::operations;
+use super::route::Router;
 use crate::error::Error;
 use crate::queue::{Submission, TaskId};
 
@@ -44,8 +45,8 @@ pub struct ExecutionService {
     pub actions: Actions,
     /// Asked before an action is queued, where there is one.
     pub action_cache: Option<Arc<dyn ActionCache>>,
-    /// What makes executions one invocation.
-    pub extractors: Vec<KeyExtractor>,
+    /// What says where actions go and whose they are.
+    pub router: Router,
     /// Who may execute.
     pub authorizers: Arc<Authorizers>,
 }
@@ -61,8 +62,6 @@ impl Execution for ExecutionService {
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let metadata = request_metadata(request.metadata());
         let trace = trace_context(request.metadata());
-        let unknown = RequestMetadata::default();
-        let invocation = invocation::keys(&self.extractors, metadata.as_ref().unwrap_or(&unknown));
         let (_, caller, request) = request.into_parts();
         let instance = InstanceName::new(&request.instance_name)
             .map_err(|error| Error::invalid("instance_name", error))?;
@@ -74,15 +73,23 @@ impl Execution for ExecutionService {
             request.inline_output_files,
         );
         let (action, platform) = self.actions.load(&instance, digest).await?;
+        let caller = Caller {
+            metadata,
+            principal: daemon::Principal::of(&caller).to_string(),
+            instance: instance.clone(),
+        };
+        let route = self.router.route(digest, action, platform, &caller).await?;
         let (updates, look_up) = self.dispatcher.submit(Submission {
             instance: instance.clone(),
             digest,
-            action,
-            platform,
+            action: route.action,
+            platform: route.platform,
+            timeouts: Some(route.timeouts),
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             skip_cache_lookup: request.skip_cache_lookup,
-            invocation,
-            metadata: metadata
+            invocation: route.invocation,
+            metadata: caller
+                .metadata
                 .map(|metadata| messages::pack_rev2("RequestMetadata", &metadata))
                 .into_iter()
                 .chain(inline)

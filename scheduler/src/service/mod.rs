@@ -5,7 +5,8 @@
 //! [`capabilities`] face clients, [`operation_queue`] faces workers, [`queue_state`]
 //! operators; they turn
 //! messages into validated types and back. [`claim`] is what our own
-//! workers and we tell each other besides. [`invocation`] tells whose an
+//! workers and we tell each other besides. [`route`] says where an
+//! action goes, [`invocation`] tells whose an
 //! execution is; [`action`] fetches what the scheduler
 //! must know of an action before it can place it; [`authorizers`] say who may call.
 
@@ -19,6 +20,7 @@ pub mod invocation;
 pub mod operation_queue;
 pub mod operations;
 pub mod queue_state;
+pub mod route;
 #[cfg(test)]
 mod tests;
 

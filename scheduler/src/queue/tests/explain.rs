@@ -33,8 +33,8 @@ fn what_is_ahead_and_which_workers_match_is_counted() {
 fn the_limit_that_holds_an_operation_is_named() {
     let mut farm = Farm::new(Settings {
         limits: Limits {
-            queued: None,
             executing: Some(1),
+            ..Limits::default()
         },
         ..Settings::default()
     });

@@ -214,7 +214,7 @@ fn what_exceeds_the_limit_of_queued_actions_is_refused_by_name() {
     let mut farm = farm(Settings {
         limits: Limits {
             queued: Some(2),
-            executing: None,
+            ..Limits::default()
         },
         ..Settings::default()
     });
@@ -237,8 +237,8 @@ fn what_exceeds_the_limit_of_queued_actions_is_refused_by_name() {
 fn what_exceeds_the_limit_of_executing_actions_waits_though_workers_are_idle() {
     let mut farm = farm(Settings {
         limits: Limits {
-            queued: None,
             executing: Some(1),
+            ..Limits::default()
         },
         ..Settings::default()
     });
@@ -254,6 +254,38 @@ fn what_exceeds_the_limit_of_executing_actions_waits_though_workers_are_idle() {
         .unwrap();
     let third = farm.answers.values().filter_map(told_to_execute);
     assert!(third.collect::<Vec<_>>().contains(&digest("a 0 1")));
+}
+
+#[test]
+fn a_tenant_has_no_more_than_its_limits_allow_in_all_its_invocations() {
+    let mut farm = farm(Settings {
+        limits: Limits {
+            queued_per_tenant: Some(2),
+            executing_per_tenant: Some(1),
+            ..Limits::default()
+        },
+        ..Settings::default()
+    });
+    let (_, second) = (farm.hold("1"), farm.hold("2"));
+    backlog(&mut farm, &["t", "a"], 0, 1);
+    backlog(&mut farm, &["t", "b"], 0, 1);
+    assert!(!farm.answers.contains_key(&second));
+    let waits = farm.try_submit(of(&["t", "c"], "c")).unwrap().operation;
+    let held_by = farm.queue.waiting(waits).unwrap().held_by;
+    assert_eq!(held_by, "maximum_executing_actions_per_tenant");
+    let refused = farm.try_submit(of(&["t", "d"], "d")).unwrap_err();
+    let status = tonic::Status::from(refused);
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let named = "maximum_queued_actions_per_tenant";
+    assert!(status.message().contains(named), "{status}");
+
+    let other = farm.try_submit(of(&["u", "a"], "other")).unwrap();
+    assert_eq!(farm.stage(other.operation), Stage::Executing);
+    farm.hold("3");
+    let digest = digest("t/a 0 0");
+    farm.call("1", Report::Completed(digest, ok()), true)
+        .unwrap();
+    assert_eq!(farm.answers.values().filter_map(told_to_execute).count(), 3);
 }
 
 proptest! {

@@ -50,6 +50,7 @@ pub(super) fn submission(content: &str) -> Submission {
         priority: 0,
         invocation: Vec::new(),
         skip_cache_lookup: false,
+        timeouts: None,
         metadata: Vec::new(),
         trace: HashMap::new(),
     }

@@ -327,11 +327,12 @@ proptest! {
         check_action_cache: bool,
         sized: bool,
         maximum_executing in prop::option::of(1..3u32),
+        executing_per_tenant in prop::option::of(1..3u32),
         events in prop::collection::vec(event(), 1..200),
     ) {
         let mut farm = Farm::new(Settings {
             check_action_cache,
-            limits: Limits { queued: None, executing: maximum_executing },
+            limits: Limits { executing: maximum_executing, executing_per_tenant, ..Limits::default() },
             ..Settings::default()
         });
         if sized {

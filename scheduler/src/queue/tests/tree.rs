@@ -26,8 +26,9 @@ fn below(tree: &Invocations, id: InvocationId) -> Counts {
     }
     assert_eq!(node.queued_below, counts.queued);
     counts.queued += node.order.len();
-    counts.tasks += node.tasks;
-    assert!(node.executing as usize <= counts.tasks);
+    assert!(counts.tasks <= node.tasks);
+    counts.tasks = node.tasks;
+    assert!(node.executing as usize <= node.tasks);
     counts
 }
 

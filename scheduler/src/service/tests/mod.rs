@@ -5,6 +5,7 @@ mod authorization;
 mod bad_input;
 mod clients;
 mod operators;
+mod route;
 mod workers;
 
 use std::collections::HashMap;
@@ -39,6 +40,7 @@ use super::queue_state::QueueStateService;
 use super::{Actions, Authorizers, Dispatcher};
 use crate::queue::{Now, Predeclared, Queue, Settings};
 use crate::service::invocation::KeyExtractor;
+use crate::service::route::{Router, Rules, Which};
 
 /// A storage in memory.
 #[derive(Default)]
@@ -166,12 +168,17 @@ impl Farm {
         }];
         let queue = Queue::new(settings, &predeclared, Box::new(rand::random), now);
         let dispatcher = Dispatcher::new(queue, shutdown.clone());
+        let router = Router::Rules(Rules {
+            platform: Which::Its,
+            extractors: vec![KeyExtractor::ToolInvocationId],
+            timeouts: Settings::default().timeouts,
+        });
         let listener = daemon::listen(&address).await.unwrap();
         let routes = crate::client_routes(
             dispatcher.clone(),
             actions,
             cache,
-            vec![KeyExtractor::ToolInvocationId],
+            router,
             authorizers.clone(),
         );
         let workers = OperationQueueServer::new(OperationQueueService(
