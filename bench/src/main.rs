@@ -17,6 +17,8 @@ mod floor;
 mod launch;
 mod memory;
 mod noop;
+mod plot;
+mod queue;
 mod statistics;
 mod storage;
 
@@ -39,6 +41,8 @@ enum Bench {
     Launch(launch::Options),
     /// The embedded store, beside files and empty calls.
     Storage(storage::Options),
+    /// The scheduler's queue by itself, beside one BTreeMap.
+    Queue(queue::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Bench::Memory(options) => memory::run(&options),
         Bench::Launch(options) => launch::run(&options),
         Bench::Storage(options) => storage::run(&options),
+        Bench::Queue(options) => queue::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

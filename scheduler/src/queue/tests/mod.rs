@@ -12,6 +12,7 @@ mod adoption;
 mod clients;
 mod explain;
 mod fairness;
+mod model;
 mod random;
 mod size_class;
 mod state;
