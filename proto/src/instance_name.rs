@@ -1,7 +1,7 @@
 //! Instance names: which of a server's tenants a call is about.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Words that mark the parts of a resource name and so cannot be components of
 /// an instance name (REv2, ByteStream naming).
@@ -66,7 +66,8 @@ impl InstanceName {
     /// The empty name.
     #[must_use]
     pub fn empty() -> Self {
-        Self("".into())
+        static EMPTY: LazyLock<InstanceName> = LazyLock::new(|| InstanceName("".into()));
+        EMPTY.clone()
     }
 
     /// The name as messages carry it.

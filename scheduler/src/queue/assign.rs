@@ -75,13 +75,14 @@ impl Queue {
         }
     }
 
+    /// Takes a task that is about to start out of the queues where it stands.
     fn unqueue(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get(&id) else {
             return;
         };
         if let Some(queue) = self.platforms.get_mut(task.platform) {
             for seat in &task.seats {
-                queue.invocations.unqueue(seat.invocation, seat.place);
+                queue.invocations.take(seat.invocation, seat.place);
             }
         }
     }

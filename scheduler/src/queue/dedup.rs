@@ -1,16 +1,15 @@
 //! Identical actions in flight are executed once.
 
-use std::collections::HashMap;
-
 use proto::{Digest, InstanceName};
 
+use super::map::Map;
 use super::task::{Job, TaskId};
 
 /// The tasks that a further Execute of the same action may join: same instance
 /// name, same digest and digest function. Actions marked `do_not_cache` are never
 /// in here (REv2 Action: in-flight requests for them may not be merged).
 #[derive(Debug, Default)]
-pub(super) struct Dedup(HashMap<(InstanceName, Digest), TaskId>);
+pub(super) struct Dedup(Map<(InstanceName, Digest), TaskId>);
 
 impl Dedup {
     pub(super) fn find(&self, job: &Job) -> Option<TaskId> {

@@ -1,6 +1,6 @@
 //! The tree of invocations: whose the queued and the executing actions are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proto::wire::protobuf;
@@ -10,6 +10,7 @@ use super::explain::COUNTED;
 use super::fairness::Score;
 use super::limits::Limits;
 use super::locality::{Idle, IdleChild};
+use super::map::Map;
 use super::order::{Order, Place};
 use super::task::TaskId;
 
@@ -58,7 +59,7 @@ pub(super) const ROOT: InvocationId = InvocationId(0);
 pub(super) struct Invocation {
     pub(super) lineage: Option<Lineage>,
     pub(super) parent: Option<InvocationId>,
-    pub(super) children: HashMap<InvocationKey, InvocationId>,
+    pub(super) children: Map<InvocationKey, InvocationId>,
     pins: usize,
     /// Unfinished tasks of it and of its descendants. One that several of these want
     /// counts for each.
@@ -122,6 +123,20 @@ impl Invocations {
     pub(super) fn find(&self, lineage: &[InvocationKey]) -> Option<InvocationId> {
         let mut keys = lineage.iter();
         keys.try_fold(ROOT, |id, key| self.get(id).children.get(key).copied())
+    }
+
+    /// The outermost invocation of a lineage and the innermost, as far as they exist.
+    pub(super) fn find_ends(
+        &self,
+        lineage: &[InvocationKey],
+    ) -> (Option<InvocationId>, Option<InvocationId>) {
+        let Some((first, rest)) = lineage.split_first() else {
+            return (None, Some(ROOT));
+        };
+        let child = |id: InvocationId, key| self.get(id).children.get(key).copied();
+        let outermost = child(ROOT, first);
+        let innermost = outermost.and_then(|id| rest.iter().try_fold(id, child));
+        (outermost, innermost)
     }
 
     /// Pins an invocation, made if there is none.
@@ -226,15 +241,20 @@ impl Invocations {
     pub(super) fn queue(&mut self, id: InvocationId, place: Place, task: TaskId) {
         self.get_mut(id).order.insert(place, task);
         self.above(id, |node| node.queued_below += 1);
-        self.refresh(id);
+        self.refresh_head(id);
     }
 
     pub(super) fn unqueue(&mut self, id: InvocationId, place: Place) {
+        self.take(id, place);
+        self.refresh_head(id);
+    }
+
+    /// The same for a task that is about to start, which brings all up to date.
+    pub(super) fn take(&mut self, id: InvocationId, place: Place) {
         self.get_mut(id).order.remove(place);
         self.above(id, |node| {
             node.queued_below = node.queued_below.saturating_sub(1)
         });
-        self.refresh(id);
     }
 
     /// A task of these invocations starts. However many of them belong to another
@@ -256,6 +276,13 @@ impl Invocations {
     }
 
     fn count(&mut self, ids: &[InvocationId], change: impl Fn(&mut Invocation)) {
+        if let [id] = ids {
+            // Most often there is one.
+            change(self.get_mut(*id));
+            self.above(*id, change);
+            self.refresh(*id);
+            return;
+        }
         let mut all: Vec<InvocationId> = Vec::with_capacity(4);
         for id in ids {
             for id in self.chain(*id) {
@@ -344,32 +371,47 @@ impl Invocations {
         at_each_level.sum()
     }
 
-    /// Brings what its ancestors know of an invocation up to date.
+    /// Brings what its ancestors know of an invocation up to date, after counts of
+    /// any of them have changed.
     pub(super) fn refresh(&mut self, mut id: InvocationId) {
-        while let Some(parent) = self.get(id).parent {
-            let node = self.get(id);
-            let ready = self.head(id).map(|level| {
-                let ready = Ready {
-                    score: Score::new(node.executing, level),
-                    last_started: node.last_started,
-                    id,
-                };
-                (ready, level)
-            });
-            let idle = node.idle.as_child(id, node.executing);
-            let (was_ready, was_idle) = (node.ready_as, node.idle_as);
-            let above = self.get_mut(parent);
-            if was_ready != ready {
-                was_ready.inspect(|(was, _)| {
-                    above.ready.remove(was);
-                });
-                above.ready.extend(ready.map(|(ready, _)| ready));
-            }
-            above.idle.replace_child(was_idle, idle);
-            let node = self.get_mut(id);
-            (node.ready_as, node.idle_as) = (ready, idle);
+        while let Some(parent) = self.refresh_one(id) {
+            id = parent.0;
+        }
+    }
+
+    /// The same, after only its own queue has changed.
+    fn refresh_head(&mut self, mut id: InvocationId) {
+        while let Some((parent, true)) = self.refresh_one(id) {
             id = parent;
         }
+    }
+
+    /// Brings what its parent knows of an invocation up to date. Returns the parent,
+    /// and whether there was something new.
+    fn refresh_one(&mut self, id: InvocationId) -> Option<(InvocationId, bool)> {
+        let parent = self.get(id).parent?;
+        let node = self.get(id);
+        let ready = self.head(id).map(|level| {
+            let ready = Ready {
+                score: Score::new(node.executing, level),
+                last_started: node.last_started,
+                id,
+            };
+            (ready, level)
+        });
+        let idle = node.idle.as_child(id, node.executing);
+        let (was_ready, was_idle) = (node.ready_as, node.idle_as);
+        let above = self.get_mut(parent);
+        if was_ready != ready {
+            was_ready.inspect(|(was, _)| {
+                above.ready.remove(was);
+            });
+            above.ready.extend(ready.map(|(ready, _)| ready));
+        }
+        above.idle.replace_child(was_idle, idle);
+        let node = self.get_mut(id);
+        (node.ready_as, node.idle_as) = (ready, idle);
+        Some((parent, was_ready != ready || was_idle != idle))
     }
 
     /// Every invocation that exists.

@@ -116,12 +116,16 @@ impl Invocations {
     }
 
     fn change_idle(&mut self, id: InvocationId, change: impl Fn(&mut Idle)) {
+        let waited = self.get(ROOT).idle.waiting > 0;
         let mut next = Some(id);
         while let Some(id) = next {
             change(&mut self.get_mut(id).idle);
             next = self.get(id).parent;
         }
-        self.refresh(id);
+        // Where nobody can be given a task, nobody is known to parents.
+        if waited || self.get(ROOT).idle.waiting > 0 {
+            self.refresh(id);
+        }
     }
 }
 

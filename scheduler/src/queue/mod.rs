@@ -32,6 +32,7 @@ mod kill;
 mod limits;
 mod list;
 mod locality;
+mod map;
 mod matching;
 mod operation;
 mod order;

@@ -1,6 +1,6 @@
 //! Platform queues: where tasks of one platform wait for workers of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use proto::{InstanceName, PlatformKey};
 use super::drain::Drains;
 use super::invocation::Invocations;
 use super::limits::Limits;
+use super::map::Map;
 use super::matching;
 use super::worker::{WorkerId, WorkerKey};
 use crate::error::Error;
@@ -74,8 +75,8 @@ struct Classes {
 #[derive(Debug, Default)]
 pub(super) struct PlatformQueues {
     limits: Limits,
-    queues: HashMap<PlatformId, PlatformQueue>,
-    names: HashMap<(PlatformKey, InstanceName), Classes>,
+    queues: Map<PlatformId, PlatformQueue>,
+    names: Map<PlatformKey, BTreeMap<InstanceName, Classes>>,
     last: u64,
 }
 
@@ -96,17 +97,16 @@ impl PlatformQueues {
         instance: &InstanceName,
         platform: &PlatformKey,
     ) -> Option<PlatformId> {
+        let names = self.names.get(platform)?;
         instance.prefixes().find_map(|prefix| {
-            let classes = self.names.get(&(platform.clone(), prefix))?;
+            let classes = names.get(&prefix)?;
             classes.queues.values().next().copied()
         })
     }
 
     /// The queue of exactly this name.
     pub(super) fn named(&self, name: &QueueName) -> Option<PlatformId> {
-        let classes = self
-            .names
-            .get(&(name.platform.clone(), name.prefix.clone()))?;
+        let classes = self.names.get(&name.platform)?.get(&name.prefix)?;
         classes.queues.get(&name.size_class).copied()
     }
 
@@ -114,9 +114,7 @@ impl PlatformQueues {
     /// that is another.
     pub(super) fn larger(&self, id: PlatformId) -> Option<PlatformId> {
         let name = &self.get(id)?.name;
-        let classes = self
-            .names
-            .get(&(name.platform.clone(), name.prefix.clone()))?;
+        let classes = self.names.get(&name.platform)?.get(&name.prefix)?;
         let largest = classes.queues.values().next_back().copied();
         largest.filter(|largest| *largest != id)
     }
@@ -124,8 +122,8 @@ impl PlatformQueues {
     /// Makes the queues that exist from the start. `platform` is that without what
     /// matching ignores.
     pub(super) fn declare(&mut self, declared: &Predeclared, platform: &PlatformKey) {
-        let key = (platform.clone(), declared.prefix.clone());
-        let classes = self.names.entry(key).or_default();
+        let names = self.names.entry(platform.clone()).or_default();
+        let classes = names.entry(declared.prefix.clone()).or_default();
         let none = [0];
         let sizes = if declared.size_classes.is_empty() {
             &none[..]
@@ -156,7 +154,7 @@ impl PlatformQueues {
         size_class: u32,
     ) -> Result<PlatformId, Error> {
         let invalid = |reason| Err(Error::invalid("size_class", reason));
-        if let Some(classes) = self.names.get(&(platform.clone(), prefix.clone())) {
+        if let Some(classes) = self.names.get(platform).and_then(|names| names.get(prefix)) {
             if let Some(id) = classes.queues.get(&size_class) {
                 return Ok(*id);
             }
@@ -190,8 +188,8 @@ impl PlatformQueues {
     ) -> PlatformId {
         self.last += 1;
         let id = PlatformId(self.last);
-        let key = (platform.clone(), prefix.clone());
-        let classes = self.names.entry(key).or_default();
+        let names = self.names.entry(platform.clone()).or_default();
+        let classes = names.entry(prefix.clone()).or_default();
         classes.queues.insert(size_class, id);
         let name = Arc::new(QueueName {
             prefix: prefix.clone(),
@@ -223,11 +221,20 @@ impl PlatformQueues {
 
     pub(super) fn remove(&mut self, id: PlatformId) -> Option<PlatformQueue> {
         let queue = self.queues.remove(&id)?;
-        let key = (queue.name.platform.clone(), queue.name.prefix.clone());
-        if let Some(classes) = self.names.get_mut(&key) {
-            classes.queues.remove(&queue.name.size_class);
-            if classes.queues.is_empty() {
-                self.names.remove(&key);
+        let QueueName {
+            platform,
+            prefix,
+            size_class,
+        } = &*queue.name;
+        if let Some(names) = self.names.get_mut(platform) {
+            if let Some(classes) = names.get_mut(prefix) {
+                classes.queues.remove(size_class);
+                if classes.queues.is_empty() {
+                    names.remove(prefix);
+                }
+            }
+            if names.is_empty() {
+                self.names.remove(platform);
             }
         }
         Some(queue)
@@ -247,8 +254,8 @@ impl PlatformQueues {
             instance,
             platform,
             self.names
-                .keys()
-                .map(|(platform, prefix)| (prefix, platform)),
+                .iter()
+                .flat_map(|(platform, names)| names.keys().map(move |prefix| (prefix, platform))),
         )
     }
 }

@@ -1,6 +1,6 @@
 //! The aggregate: what all rules act upon, and the ways of a task through it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::adopt::Recovery;
 use super::dedup::Dedup;
 use super::invocation::{Lineage, ROOT};
+use super::map::Map;
 use super::operation::{Operation, State, View};
 use super::platform_queue::{PlatformId, PlatformQueues, Predeclared};
 use super::settings::Settings;
@@ -41,9 +42,9 @@ pub struct Queue {
     pub(super) random: Random,
     last_id: u64,
     pub(super) platforms: PlatformQueues,
-    pub(super) workers: HashMap<WorkerKey, Worker>,
-    pub(super) tasks: HashMap<TaskId, Task>,
-    pub(super) operations: HashMap<Uuid, Operation>,
+    pub(super) workers: Map<WorkerKey, Worker>,
+    pub(super) tasks: Map<TaskId, Task>,
+    pub(super) operations: Map<Uuid, Operation>,
     pub(super) dedup: Dedup,
     pub(super) recovery: Recovery,
     pub(super) timers: Timers,
@@ -72,9 +73,9 @@ impl Queue {
             random,
             last_id: 0,
             platforms,
-            workers: HashMap::new(),
-            tasks: HashMap::new(),
-            operations: HashMap::new(),
+            workers: Map::default(),
+            tasks: Map::default(),
+            operations: Map::default(),
             dedup: Dedup::default(),
             freed: BTreeSet::new(),
             effects: Vec::new(),
@@ -108,8 +109,8 @@ impl Queue {
     }
 
     /// Takes what the calls since the last time have left to be done.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
-        std::mem::take(&mut self.effects)
+    pub fn take_effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
+        self.effects.drain(..)
     }
 
     /// Ends a task: all operations attached to it get this response.

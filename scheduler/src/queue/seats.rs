@@ -28,6 +28,29 @@ impl Task {
 impl Queue {
     /// Gives a task a seat in an invocation, no less urgent than `level`.
     pub(super) fn seat(&mut self, id: TaskId, lineage: &Lineage, level: Level) {
+        let Some(task) = self.tasks.get(&id) else {
+            return;
+        };
+        let Some(queue) = self.platforms.get_mut(task.platform) else {
+            return;
+        };
+        let invocation = queue.invocations.open(lineage);
+        self.seat_pinned(id, invocation, level);
+    }
+
+    /// The same in an invocation that exists.
+    pub(super) fn seat_in(&mut self, id: TaskId, invocation: InvocationId, level: Level) {
+        let Some(task) = self.tasks.get(&id) else {
+            return;
+        };
+        if let Some(queue) = self.platforms.get_mut(task.platform) {
+            queue.invocations.pin(invocation);
+            self.seat_pinned(id, invocation, level);
+        }
+    }
+
+    /// The same in one that is pinned for it.
+    fn seat_pinned(&mut self, id: TaskId, invocation: InvocationId, level: Level) {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
@@ -35,7 +58,6 @@ impl Queue {
             return;
         };
         let tree = &mut queue.invocations;
-        let invocation = tree.open(lineage);
         let mut seats = task.seats.iter_mut();
         if let Some(seat) = seats.find(|seat| seat.invocation == invocation) {
             tree.unpin(invocation);

@@ -95,9 +95,7 @@ impl Queue {
         let level = Level::new(submission.priority, interval, self.started, now.instant);
         // Operations of one invocation share the memory of its name.
         let tree = &queue.invocations;
-        let known = tree.find(&submission.invocation);
-        let tenant = submission.invocation.first();
-        let tenant = tenant.and_then(|key| tree.find(std::slice::from_ref(key)));
+        let (tenant, known) = tree.find_ends(&submission.invocation);
         let node = |id: Option<InvocationId>| id.map(|id| tree.get(id));
         let admitted = self.settings.limits.admit(node(tenant), node(known));
         let shared = node(known).and_then(|node| node.lineage.clone());
@@ -155,14 +153,18 @@ impl Queue {
         let task = Task {
             job,
             platform,
-            seats: Vec::new(),
+            // Most often there is one.
+            seats: Vec::with_capacity(1),
             expected: Reverse(size_class::expected(timeout)),
             progress: Progress::CacheCheck,
             operations: vec![name],
             attempts: Attempts::default(),
         };
         self.tasks.insert(id, task);
-        self.seat(id, &lineage, level);
+        match known {
+            Some(invocation) => self.seat_in(id, invocation, level),
+            None => self.seat(id, &lineage, level),
+        }
         if !check {
             self.enqueue(now, id);
         }

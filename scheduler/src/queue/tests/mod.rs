@@ -14,6 +14,7 @@ mod explain;
 mod fairness;
 mod model;
 mod random;
+mod simulation;
 mod size_class;
 mod state;
 mod tree;

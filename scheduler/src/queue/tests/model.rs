@@ -411,7 +411,7 @@ fn play(events: &[Event]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_handed_out_is_what_was_due(events in prop::collection::vec(event(), 1000..2500)) {
