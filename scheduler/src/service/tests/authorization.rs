@@ -135,15 +135,15 @@ async fn operators_drain_and_kill_where_they_may() {
     let mut client = farm.execute(farm.action("x")).await;
     client.stage().await;
     let mut operator = BuildQueueStateClient::new(farm.connect());
-    let queue = Some(SizeClassQueueName {
+    let queue = SizeClassQueueName {
         platform_queue_name: Some(PlatformQueueName {
             instance_name_prefix: String::new(),
             platform: Some(platform("linux")),
         }),
         size_class: 0,
-    });
+    };
     let drain = AddOrRemoveDrainRequest {
-        size_class_queue_name: queue.clone(),
+        size_class_queue_name: Some(queue.clone()),
         ..Default::default()
     };
     let added = operator.add_drain(drain.clone()).await;
@@ -160,7 +160,7 @@ async fn operators_drain_and_kill_where_they_may() {
     use kill_operations_request::filter::Type;
     for filter in [
         Type::OperationName(client.name.clone()),
-        Type::SizeClassQueueWithoutWorkers(queue.unwrap()),
+        Type::SizeClassQueueWithoutWorkers(queue),
     ] {
         let kill = KillOperationsRequest {
             filter: Some(kill_operations_request::Filter {
