@@ -17,6 +17,7 @@ mod floor;
 mod launch;
 mod memory;
 mod noop;
+mod outputs;
 mod plot;
 mod queue;
 mod statistics;
@@ -43,6 +44,8 @@ enum Bench {
     Storage(storage::Options),
     /// The scheduler's queue by itself, beside one BTreeMap.
     Queue(queue::Options),
+    /// Storing an action's outputs, beside writing and hashing as much.
+    Outputs(outputs::Options),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Bench::Launch(options) => launch::run(&options),
         Bench::Storage(options) => storage::run(&options),
         Bench::Queue(options) => queue::run(&options),
+        Bench::Outputs(options) => outputs::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -49,6 +49,29 @@ async fn the_environment_directory_and_identity_of_a_slot_are_as_configured() {
 }
 
 #[tokio::test]
+async fn equal_actions_run_at_equal_paths_and_others_at_numbers() {
+    let mut farm = Farm::new(Manners::default()).await;
+    let names = async |farm: &mut Farm, cached: bool| {
+        let mut input = Input::script("basename $(dirname $PWD)");
+        input.action.do_not_cache = !cached;
+        let task = input.store(&farm.storage);
+        let hash = task.action_digest.as_ref().unwrap().hash.clone();
+        let result = farm.execute_task(task).await.result.unwrap();
+        let stdout = result.stdout_digest.as_ref();
+        let stdout = Digest::from_wire(DigestFunction::Sha256, stdout).unwrap();
+        let name = farm.storage.get(&stdout).unwrap();
+        (String::from_utf8(name.to_vec()).unwrap(), hash)
+    };
+    for _ in 0..2 {
+        let (name, hash) = names(&mut farm, true).await;
+        assert_eq!(name.trim(), &hash[..16]);
+    }
+    let (name, _) = names(&mut farm, false).await;
+    name.trim().parse::<u64>().unwrap();
+    farm.end().await;
+}
+
+#[tokio::test]
 async fn nothing_is_asked_for_while_the_runner_is_not_ready() {
     let mut farm = Farm::new(Manners::default()).await;
     while farm.heard.recv().await.unwrap() != "idle" {}
