@@ -141,7 +141,7 @@ impl Run {
 }
 
 /// Options of the examination.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Doctor {
     /// Print JSON instead of tables.
     #[arg(long)]
@@ -153,6 +153,10 @@ pub struct Doctor {
     /// What actions see as their root directory.
     #[arg(long, value_enum, default_value_t)]
     pub root: Root,
+    /// Print what a container that holds a runner needs of a system call profile:
+    /// FILE, the container runtime's own, widened.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "plan"])]
+    pub seccomp_profile: Option<PathBuf>,
 }
 
 /// Parses `KEY=VALUE`.

@@ -16,6 +16,7 @@ pub mod client;
 pub mod doctor;
 pub mod role;
 pub mod run;
+mod seccomp_profile;
 pub mod up;
 
 /// Runs the program with the process's own arguments.

@@ -189,6 +189,17 @@ fn read_header(reader: &mut Reader<'_>) -> Result<(u32, u64, u64), MessageError>
     }
 }
 
+/// Only what has no form of its own says how long it is.
+fn no_body(length: u64) -> Result<(), MessageError> {
+    match length {
+        0 => Ok(()),
+        value => Err(MessageError::Unknown {
+            field: "length",
+            value,
+        }),
+    }
+}
+
 pub(crate) fn check(field: &'static str, text: &[u8], limit: usize) -> Result<(), MessageError> {
     if text.len() > limit {
         return Err(MessageError::TooLong {
@@ -245,7 +256,10 @@ impl Request {
                 });
             }
             RUN => Self::Run { id, length },
-            KILL => Self::Kill { id },
+            KILL => {
+                no_body(length)?;
+                Self::Kill { id }
+            }
             RECLAIM => Self::Reclaim {
                 id,
                 path: path(&mut reader)?,
@@ -306,7 +320,8 @@ impl Reply {
     /// Anything that [`encode`](Self::encode) does not produce.
     pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
         let mut reader = Reader::new(bytes);
-        let (kind, id, _) = read_header(&mut reader)?;
+        let (kind, id, length) = read_header(&mut reader)?;
+        no_body(length)?;
         let reply = match kind {
             STARTED => Self::Started,
             DONE => Self::Done(Box::new(Done::read(id, &mut reader)?)),

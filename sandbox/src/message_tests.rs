@@ -203,3 +203,14 @@ fn a_request_longer_than_the_limit_is_refused() {
         Err(MessageError::TooLong { .. })
     ));
 }
+
+/// Found by fuzzing.
+#[test]
+fn a_length_that_means_nothing_is_refused() {
+    let mut kill = Request::Kill { id: 1 }.encode().unwrap();
+    kill[16] = 7;
+    assert!(Request::decode(&kill).is_err());
+    let mut reply = Reply::Checked { id: 1 }.encode();
+    reply[16] = 7;
+    assert!(Reply::decode(&reply).is_err());
+}
