@@ -190,6 +190,19 @@ impl Bystander {
         self.process.id().to_string()
     }
 
+    /// Whether it runs.
+    pub fn is_alive(&self) -> bool {
+        let pid = i32::try_from(self.process.id()).expect("a process id");
+        tests::processes::Process::read(pid).is_some_and(|process| process.state != 'Z')
+    }
+
+    /// Ends it, whatever it does.
+    pub fn kill(&mut self) {
+        // One that has ended is none.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
     /// Asks it to end, if it is not dead, and tells by which signal it died.
     pub fn end(mut self) -> Option<i32> {
         use std::os::unix::process::ExitStatusExt;
@@ -201,9 +214,8 @@ impl Bystander {
 
 impl Drop for Bystander {
     fn drop(&mut self) {
-        // A test that fails leaves none behind. One that has ended is none.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        // A test that fails leaves none behind.
+        self.kill();
     }
 }
 

@@ -4,7 +4,17 @@
 use tests::user::As;
 
 use crate::arena::{assert_refused, assert_succeeded, on_both_farms};
+use crate::attack::Attack;
 use crate::inputs;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 2,
+    what: "chmod of an input, by name, descriptor and `O_PATH`",
+    words: &["attack-02", "{inputs}"],
+    rights: &[],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

@@ -8,7 +8,17 @@ use proto::wire::rev2;
 use tests::user::As;
 
 use crate::arena::{Arena, assert_refused, assert_succeeded, on_both_farms};
+use crate::attack::Attack;
 use crate::inputs;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 5,
+    what: "linking an input into an output and writing to it there",
+    words: &["attack-05", "out", "{inputs}"],
+    rights: &["rename"],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

@@ -10,6 +10,16 @@ use tests::tree::Tree;
 use tests::user::As;
 
 use crate::arena::{Arena, on_both_farms};
+use crate::attack::Attack;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 8,
+    what: "a blob that is no input, by its path in the cache",
+    words: &["attack-08", "{secret}", "{folder}", "{file}"],
+    rights: &[],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

@@ -4,7 +4,17 @@
 use tests::user::As;
 
 use crate::arena::{Arena, files_named, on_both_farms};
+use crate::attack::Attack;
 use crate::attack_08_read_blob_of_another_action::assert_hidden;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 9,
+    what: "another action's build directory",
+    words: &["attack-09", "{secret}", "{folder}", "{file}"],
+    rights: &[],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

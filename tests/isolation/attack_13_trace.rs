@@ -5,6 +5,21 @@
 use tests::user::As;
 
 use crate::arena::{Arena, Bystander, assert_refused, assert_succeeded, control, on_both_farms};
+use crate::attack::Attack;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 13,
+    what: "ptrace, process_vm_readv, pidfd_getfd of others",
+    words: &["attack-13", "{victim}"],
+    rights: &[
+        "process_vm_readv own",
+        "pidfd_open own",
+        "pidfd_getfd own",
+        "seize own",
+    ],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

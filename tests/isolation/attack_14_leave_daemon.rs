@@ -11,6 +11,16 @@ use tests::user::As;
 use tests::wait::wait_for_none;
 
 use crate::arena::{Arena, assert_succeeded, on_both_farms};
+use crate::attack::Attack;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 14,
+    what: "daemons that ignore signals, are stopped, or are in vfork",
+    words: &["attack-14", "{marker}"],
+    rights: &["daemon"],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

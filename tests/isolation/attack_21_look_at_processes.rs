@@ -6,6 +6,16 @@ use tests::farm::Setup;
 use tests::user::As;
 
 use crate::arena::{Arena, Attempts, Bystander, assert_refused, control, on_both_farms};
+use crate::attack::Attack;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 21,
+    what: "root, working directory, memory, environment of other processes in /proc",
+    words: &["attack-21", "{secret}", "{pid}"],
+    rights: &[],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

@@ -10,6 +10,16 @@ use tests::tree::Tree;
 use tests::user::As;
 
 use crate::arena::{Arena, Attempts, control, on_both_farms};
+use crate::attack::Attack;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 24,
+    what: "a setuid-root program among the inputs",
+    words: &["attack-24", "./setuid"],
+    rights: &["chmod"],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

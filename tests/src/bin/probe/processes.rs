@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -15,7 +15,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setsid};
 
-use crate::report::{attempt, check, errno, say};
+use crate::report::{attempt, check, say};
 
 /// The processes to attack. A number that names this process or the reaper here
 /// names another one on the host: it cannot be tried.
@@ -49,7 +49,7 @@ pub fn kill_others(pids: &[&str]) {
     }
 }
 
-fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
+pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes two numbers and gives a new descriptor, which nobody
     // else owns.
     unsafe {
@@ -74,31 +74,6 @@ pub fn kill_everyone(host_namespace: &str) {
     // That the signal was sent shows in this action's own second process.
     let status = bystander.wait().expect("its end");
     say("bystander", if status.success() { "ended" } else { "OK" });
-}
-
-/// Attack 12: signals the process that reaps this action's and reports its end.
-/// The exit code shows whether the report is true.
-pub fn attack_reaper() -> ExitCode {
-    for signal in [
-        Signal::SIGSTOP,
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGKILL,
-    ] {
-        attempt(
-            &format!("{signal} to the reaper"),
-            kill(Pid::from_raw(1), signal),
-        );
-    }
-    let reaper = Pid::from_raw(1);
-    attempt("trace the reaper", ptrace::attach(reaper));
-    attempt(
-        "seize the reaper",
-        ptrace::seize(reaper, ptrace::Options::empty()),
-    );
-    let memory = fs::File::options().write(true).open("/proc/1/mem");
-    attempt("write to the reaper", memory.map_err(|error| errno(&error)));
-    ExitCode::from(42)
 }
 
 /// Attack 13: traces processes of the host, given as `PID` or `PID@ADDRESS` of
@@ -182,4 +157,21 @@ pub fn leave_daemons(marker: &str) {
         }
     }
     std::io::stdout().flush().expect("standard output");
+}
+
+/// Attack 16: makes processes that stay, until there may be no more.
+pub fn fork_without_end() {
+    let mut made = 0;
+    let refused = loop {
+        // SAFETY: this process has one thread.
+        match unsafe { fork() } {
+            Ok(ForkResult::Child) => loop {
+                nix::unistd::pause();
+            },
+            Ok(ForkResult::Parent { .. }) => made += 1,
+            Err(errno) => break errno,
+        }
+    };
+    attempt("fork", Err::<(), _>(refused));
+    say("made", &made.to_string());
 }

@@ -1,0 +1,43 @@
+//! The attacks that are made under every set of layers, in their order.
+
+use crate::attack::Attack;
+
+/// All of them.
+pub const ALL: [&Attack; 36] = [
+    &crate::attack_01_open_input_for_writing::ATTACK,
+    &crate::attack_02_change_mode_of_input::ATTACK,
+    &crate::attack_03_change_metadata_of_input::ATTACK,
+    &crate::attack_04_write_input_otherwise::ATTACK,
+    &crate::attack_05_link_input_into_output::ATTACK,
+    &crate::attack_08_read_blob_of_another_action::ATTACK,
+    &crate::attack_09_read_sibling::ATTACK,
+    &crate::attack_12_kill::ATTACK,
+    &crate::attack_13_trace::ATTACK,
+    &crate::attack_14_leave_daemon::ATTACK,
+    &crate::attack_21_look_at_processes::ATTACK,
+    &crate::attack_22_write_to_runner_program::ATTACK,
+    &crate::attack_23_change_kernel_settings::ATTACK,
+    &crate::attack_24_setuid::ATTACK,
+    &crate::attack_25_take_ids::ATTACK,
+    &crate::attack_26_nest_namespaces::ATTACK,
+    &crate::attack_27_mount::ATTACK,
+    &crate::attack_28_leave_root::ATTACK,
+    &crate::attack_29_kernel_interfaces::ATTACK,
+    &crate::attack_30_io_uring::ATTACK,
+    &crate::attack_31_keyrings::ATTACK,
+    &crate::attack_32_open_by_handle::ATTACK,
+    &crate::attack_33_type_into_terminal::ATTACK,
+    &crate::attack_34_devices::ATTACK,
+    &crate::attack_35_personality::ATTACK,
+    &crate::attack_36_other_entries::ATTACK,
+    &crate::attack_38_connect::ATTACK,
+    &crate::attack_39_send_outside::ATTACK,
+    &crate::attack_40_socket_families::ATTACK,
+    &crate::attack_41_abstract_sockets::ATTACK,
+    &crate::attack_42_path_sockets::ATTACK,
+    &crate::attack_43_shared_memory::ATTACK,
+    &crate::attack_44_inherited_descriptors::ATTACK,
+    &crate::attack_45_recognise_machine::ATTACK,
+    &crate::attack_46_set_clock::ATTACK,
+    &crate::attack_53_forge_result::ATTACK,
+];
