@@ -354,12 +354,12 @@ impl FileCache {
     ) -> Result<(), LinkError> {
         // First, so that nothing is in the way of another attempt when it is gone.
         let from = self.open_cached(key)?;
-        let mut file = create(directory, name).map_err(LinkError::Errno)?;
+        let mut file = create(directory, name, mode).map_err(LinkError::Errno)?;
         let done = copy_into(from, &mut file).and_then(|()| incoming::finish(&file, mode, mtime));
         if done.is_err() {
             let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
         }
-        done.map_err(LinkError::Errno)
+        done.map(drop).map_err(LinkError::Errno)
     }
 
     /// Opens a file that is as the cache made it.

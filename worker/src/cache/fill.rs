@@ -349,7 +349,7 @@ impl FileCache {
         };
         let name = || key.file_name();
         let mut incoming = self
-            .incoming()
+            .incoming(&key)
             .map_err(|errno| Error::file("create cache file", name())(errno))?;
         let mut size = 0;
         for piece in pieces {
@@ -388,7 +388,7 @@ impl FileCache {
             LinkError::Vanished => failed(nix::errno::Errno::ENOENT),
             LinkError::Errno(errno) => failed(errno),
         })?;
-        let mut incoming = self.incoming().map_err(failed)?;
+        let mut incoming = self.incoming(&key).map_err(failed)?;
         incoming.copy_from(file).map_err(failed)?;
         incoming.publish(&key, to, work).map_err(failed)
     }

@@ -23,10 +23,10 @@ pub(super) struct Incoming<'a> {
 }
 
 impl FileCache {
-    /// Creates a file aside, to become a cached one.
-    pub(super) fn incoming(&self) -> Result<Incoming<'_>, Errno> {
+    /// Creates a file aside, to become the cached one of a key.
+    pub(super) fn incoming(&self, key: &Key) -> Result<Incoming<'_>, Errno> {
         let name = self.names.fetch_add(1, Ordering::Relaxed).to_string();
-        let file = create(self.incoming.as_fd(), &name)?;
+        let file = create(self.incoming.as_fd(), &name, key.mode())?;
         Ok(Incoming {
             cache: self,
             name: Some(name),
@@ -37,7 +37,7 @@ impl FileCache {
     /// Replaces a pinned file by an inode of its own with the same bytes.
     pub(super) fn renew(&self, key: &Key) -> Result<(), LinkError> {
         let from = self.open_cached(key)?;
-        let mut fresh = self.incoming().map_err(LinkError::Errno)?;
+        let mut fresh = self.incoming(key).map_err(LinkError::Errno)?;
         copy_into(from, &mut fresh.file)
             .and_then(|()| fresh.prepare(key))
             .and_then(|_| fresh.rename(key))
@@ -80,8 +80,7 @@ impl Incoming<'_> {
 
     /// Gives the file its final looks; says what it occupies on disk, in bytes.
     fn prepare(&self, key: &Key) -> Result<u64, Errno> {
-        finish(&self.file, key.mode(), (files::FIXED_TIME, 0))?;
-        Ok(occupied(&fstat(&self.file)?))
+        finish(&self.file, key.mode(), (files::FIXED_TIME, 0)).map(|stat| occupied(&stat))
     }
 
     fn rename(&mut self, key: &Key) -> Result<(), Errno> {
@@ -110,11 +109,11 @@ impl Drop for Incoming<'_> {
     }
 }
 
-/// Creates a file that nobody but the owner can open.
-pub(super) fn create(directory: BorrowedFd<'_>, name: &str) -> Result<File, Errno> {
+/// Creates a file to write, as far as the process's umask lets it, with this mode.
+pub(super) fn create(directory: BorrowedFd<'_>, name: &str, mode: u32) -> Result<File, Errno> {
     let flags =
         OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
+    openat(directory, name, flags, Mode::from_bits_truncate(mode)).map(File::from)
 }
 
 /// Copies a file, sharing blocks where the file system can: on Linux the standard
@@ -125,10 +124,15 @@ pub(super) fn copy_into(mut from: File, to: &mut File) -> Result<(), Errno> {
         .map_err(|error| files::errno(&error))
 }
 
-/// Gives a file its mode and its time of modification.
-pub(super) fn finish(file: &File, mode: u32, mtime: (i64, u32)) -> Result<(), Errno> {
-    fchmod(file, Mode::from_bits_truncate(mode))?;
-    files::set_time(file, mtime)
+/// Gives a file that is written its mode, where it has another, and its time of
+/// modification.
+pub(super) fn finish(file: &File, mode: u32, mtime: (i64, u32)) -> Result<FileStat, Errno> {
+    let stat = fstat(file)?;
+    if files::permissions(&stat) != mode {
+        fchmod(file, Mode::from_bits_truncate(mode))?;
+    }
+    files::set_time(file, mtime)?;
+    Ok(stat)
 }
 
 /// What a file occupies on disk, in bytes. `st_blocks` counts in 512.
