@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
+mod emulated;
 mod ends;
 mod fifo;
 mod halves;
