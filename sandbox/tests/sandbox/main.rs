@@ -9,6 +9,7 @@ mod compromised;
 mod farm;
 mod hostile;
 mod limits;
+mod other_user;
 mod overlay;
 mod subordinate;
 mod view;
