@@ -102,6 +102,10 @@ impl Cgroups {
         let own = getpid().to_string();
         let inside = read_at(directory, "cgroup.procs")?;
         if inside.lines().any(|pid| pid == own) {
+            if inside.lines().any(|pid| pid != own) {
+                // Others are in it: it is not the runner's to divide.
+                return Err(Errno::EBUSY.into());
+            }
             match mkdirat(directory, "launcher", Mode::from_bits_truncate(0o755)) {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno.into()),
@@ -313,6 +317,14 @@ mod tests {
         at(&directory);
         let moved = directory.path().join("launcher/cgroup.procs");
         assert_eq!(std::fs::read_to_string(moved).unwrap(), own);
+    }
+
+    #[test]
+    fn a_group_with_others_in_it_is_left_alone() {
+        let directory = fake("pids", &format!("1\n{}\n", getpid()));
+        let choice = CgroupChoice::At(directory.path().to_owned());
+        assert!(Cgroups::take(&choice).is_err());
+        assert!(!directory.path().join("launcher").exists());
     }
 
     #[test]

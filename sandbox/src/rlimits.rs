@@ -47,8 +47,9 @@ pub const MOST_RECLAIMS: usize = 64;
 #[must_use]
 pub fn most_concurrent(pool_size: usize) -> usize {
     // A process, a channel, the input root and the mapping of its mounts, a network's
-    // seven; one in reserve for what is queued.
-    const FILES_OF_RUN: u64 = 12;
+    // seven, a control group, two outputs, two directories that are watched and two of
+    // who does; one in reserve for what is queued.
+    const FILES_OF_RUN: u64 = 19;
     // Its own, helpers', and those of sandboxes on their way out.
     const OTHER_FILES: u64 = 256;
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
