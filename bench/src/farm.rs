@@ -27,6 +27,11 @@ pub struct Farm {
 impl Farm {
     /// Starts a farm with this many slots and waits until it takes work.
     pub fn start(slots: u16) -> Result<Self> {
+        Self::start_with(slots, &[])
+    }
+
+    /// As [`Self::start`], with further arguments of `hayloft up`.
+    pub fn start_with(slots: u16, arguments: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("hayloft-bench-")
             .tempdir()?;
@@ -35,6 +40,7 @@ impl Farm {
             .arg(slots.to_string())
             .arg("--dir")
             .arg(folder.path())
+            .args(arguments)
             .env("HAYLOFT_LOG", "error")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

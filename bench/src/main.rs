@@ -20,6 +20,7 @@ mod noop;
 mod outputs;
 mod plot;
 mod queue;
+mod roots;
 mod statistics;
 mod storage;
 
@@ -36,6 +37,8 @@ enum Bench {
     Noop(noop::Options),
     /// Filling the worker's file cache, beside reading and hashing the same bytes.
     Fetch(fetch::Options),
+    /// Making input roots, beside a loop of links.
+    Roots(roots::Options),
     /// What a worker's memory grows to with many large input roots.
     Memory(memory::Options),
     /// Programs in sandboxes, beside posix_spawn and bubblewrap.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().bench {
         Bench::Noop(options) => noop::run(&options),
         Bench::Fetch(options) => fetch::run(&options),
+        Bench::Roots(options) => roots::run(&options),
         Bench::Memory(options) => memory::run(&options),
         Bench::Launch(options) => launch::run(&options),
         Bench::Storage(options) => storage::run(&options),

@@ -64,6 +64,11 @@ pub struct Up {
     /// What actions see as their root directory.
     #[arg(long, value_enum, default_value_t)]
     pub root: Root,
+    /// Link every input root anew. Otherwise what input roots have in common is kept
+    /// and laid under them, where this host can do that: then rename(2) of a
+    /// directory of the inputs fails with EXDEV.
+    #[arg(long)]
+    pub no_reuse: bool,
     /// Where metrics and health are told by HTTP: the scheduler's here, the worker's,
     /// the runner's and the storage's at the three ports that follow [default: on
     /// sockets in the state directory].

@@ -61,6 +61,7 @@ async fn on_own_farm(arguments: &cli::Run, shutdown: &daemon::Shutdown) -> Resul
         directory: folder.path().into(),
         listen: Listen::Private,
         slots: 1,
+        reuse: true,
         platform: Vec::new(),
         action_cache_updates: Vec::new(),
         root: arguments.root,

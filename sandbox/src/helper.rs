@@ -25,12 +25,17 @@ pub(crate) struct Helper {
 
 impl Helper {
     /// Starts it.
-    pub(crate) fn reclaim(id: u64, directory: BorrowedFd<'_>, ids: HostIds) -> nix::Result<Self> {
+    pub(crate) fn reclaim(
+        id: u64,
+        directory: BorrowedFd<'_>,
+        ids: HostIds,
+        worker: Option<u32>,
+    ) -> nix::Result<Self> {
         let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC)?;
         let Some((pid, pidfd)) = sys::clone_process(0)? else {
             sys::never_return(|| {
                 let (errno, changed) = match die_with_launcher(directory, &write_end)
-                    .and_then(|()| reclaim::run(directory, ids))
+                    .and_then(|()| reclaim::run(directory, ids, worker))
                 {
                     Ok(changed) => (0, changed),
                     Err(errno) => (errno as i32, 0),

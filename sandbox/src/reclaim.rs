@@ -68,15 +68,15 @@ impl Owners {
 
 /// In a child of the launcher: gives up what is not needed, and walks.
 /// Returns how many modes were changed.
-pub(crate) fn run(directory: BorrowedFd<'_>, ids: HostIds) -> nix::Result<u64> {
-    let own = geteuid();
+pub(crate) fn run(
+    directory: BorrowedFd<'_>,
+    ids: HostIds,
+    worker: Option<libc::uid_t>,
+) -> nix::Result<u64> {
     let owners = Owners {
         ids,
-        own,
-        worker: match (fstat(directory)?.st_uid, own.is_root()) {
-            (0, _) | (_, false) => None,
-            (worker, true) => Some(worker),
-        },
+        own: geteuid(),
+        worker,
     };
     let kept = sys::capabilities()?.permitted & KEPT;
     sys::set_capabilities(sys::Capabilities {

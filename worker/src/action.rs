@@ -28,6 +28,7 @@ use crate::metrics::ActionMetrics;
 use crate::outputs::{self, Collected, Declared, upload};
 use crate::prepare::Prepared;
 use crate::result::{Moment, Report, browser_link};
+use crate::root::Devices;
 use crate::runner::Command;
 use crate::session::Session;
 use crate::space::Space;
@@ -143,6 +144,8 @@ pub(crate) struct Executor {
     pub(crate) worker: String,
     /// Variables that every command gets; the Command's own win.
     pub(crate) environment: BTreeMap<String, String>,
+    /// Made in every input root.
+    pub(crate) devices: Arc<Devices>,
     pub(crate) prices: Prices,
     pub(crate) health: Health,
     /// Limits that actions may ask for, and the most of each.
@@ -216,6 +219,9 @@ impl Executor {
                 .inputs
                 .make(&services.cache, &services.layers, &task.instance, &build);
         let overlay = making.await?;
+        let root = build.input_root();
+        self.devices
+            .make(&root.map_err(Error::file("open", build.name()))?)?;
         prepared.inputs.account(&mut report.facts);
         report.at(Moment::InputFetchCompleted);
 

@@ -117,6 +117,11 @@ pub struct RunnerConfig {
     /// Environment variables that every command gets; the command's own win.
     #[serde(default)]
     pub environment_variables: BTreeMap<String, String>,
+    /// Names of character devices of this machine's `/dev` that are made in `dev` of
+    /// every input root, for runners that make it the root directory and supply none.
+    /// Takes `CAP_MKNOD`.
+    #[serde(default)]
+    pub input_root_character_device_nodes: Vec<String>,
     /// How large the slots are among those of their platform, where it has several
     /// sizes. 0: it has not.
     #[serde(default)]

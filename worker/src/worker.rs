@@ -25,6 +25,7 @@ use crate::memory::Memory;
 use crate::metrics::ActionMetrics;
 use crate::outputs;
 use crate::result::worker_name;
+use crate::root::Devices;
 use crate::scheduler::Scheduler;
 use crate::session::Sessions;
 use crate::slot::Slot;
@@ -122,12 +123,14 @@ pub(crate) async fn serve(
         ));
         let limit = runner.maximum_consecutive_test_infrastructure_failures;
         let limit = NonZeroU32::new(limit);
+        let devices = Arc::new(Devices::find(&runner.input_root_character_device_nodes)?);
         for slot in slots {
             let slot = Slot {
                 executor: Executor {
                     services: Arc::clone(&services),
                     worker: worker_name(&slot.worker_id),
                     environment: runner.environment_variables.clone(),
+                    devices: Arc::clone(&devices),
                     prices: runner.costs_per_second.clone(),
                     health: Health::new(limit, out_of_service.clone()),
                     maximum_limits: runner.maximum_limits.clone(),

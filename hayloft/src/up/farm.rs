@@ -35,6 +35,8 @@ pub struct Options {
     pub listen: Listen,
     /// How many actions run at a time.
     pub slots: u16,
+    /// Whether what input roots have in common is kept for others.
+    pub reuse: bool,
     /// The platform it serves; none: any.
     pub platform: Vec<(String, String)>,
     /// What actions see as their root directory.
@@ -287,7 +289,7 @@ fn scheduler_config(options: &Options) -> Value {
 }
 
 fn worker_config(options: &Options) -> Value {
-    json!({
+    let mut config = json!({
         "content_addressable_storage": peer(STORAGE),
         "action_cache": peer(STORAGE),
         "scheduler": peer(SCHEDULER),
@@ -300,7 +302,11 @@ fn worker_config(options: &Options) -> Value {
             "concurrency": options.slots,
             "platform": platform(options),
         }],
-    })
+    });
+    if !options.reuse {
+        config["maximum_layer_file_count"] = json!(0);
+    }
+    config
 }
 
 fn runner_config(options: &Options, state: &State) -> Value {

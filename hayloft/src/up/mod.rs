@@ -32,6 +32,7 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
     let options = Options {
         directory,
         listen: Listen::Tcp(arguments.listen.clone()),
+        reuse: !arguments.no_reuse,
         slots: arguments.slots.unwrap_or_else(default_slots),
         platform: arguments.platform.clone(),
         root: arguments.root,

@@ -113,7 +113,8 @@ impl Launcher<'_> {
         let relative = Relative::new(path).map_err(reject)?;
         let directory = paths::open_directory(self.build(), &relative).map_err(reject)?;
         let ids = self.shared.plan.host_ids;
-        let helper = Helper::reclaim(id, directory.as_fd(), ids).map_err(reject)?;
+        let worker = self.overlays.then_some(self.worker.uid);
+        let helper = Helper::reclaim(id, directory.as_fd(), ids, worker).map_err(reject)?;
         self.helpers.push(helper);
         Ok(())
     }

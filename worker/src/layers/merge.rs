@@ -12,11 +12,13 @@
 //! everything else is moved unseen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
+use nix::libc;
 use nix::unistd::symlinkat;
 use proto::{Component, RelativePath};
 use xattr::FileExt as _;
@@ -107,50 +109,51 @@ struct Merger<'a> {
 }
 
 impl Merger<'_> {
+    /// What fails for one name does not keep the others from being put together.
     fn directory(&self, sides: &Sides<'_>, wanted: &Wanted) -> Result<(), Error> {
+        let mut result = Ok(());
         for name in names(sides, wanted)? {
-            let failed = |operation| Error::file(operation, &*name);
-            let over = match sides.upper {
-                None => None,
-                Some(upper) => match files::stat_at(upper, &*name) {
-                    Err(Errno::ENOENT) => None,
-                    other => Some(other.map_err(failed("stat"))?),
-                },
-            };
-            let input = sides.input.and_then(|input| input.find(&name));
-            let below = wanted.below(&name);
-            let (Some(upper), Some(stat)) = (sides.upper, over) else {
-                self.complete(sides.fresh, &name, input, None, below)?;
-                continue;
-            };
-            let whiteout = Kind::of(&stat) == Kind::Other && stat.st_rdev == 0;
-            if whiteout && stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFCHR {
-                clean::remove(sides.fresh.as_fd(), &name).map_err(failed("remove"))?;
-                continue;
-            }
-            if Kind::of(&stat) == Kind::Directory {
-                // Also sees to it that it can be read and moved.
-                let text = std::ffi::CString::new(&*name).map_err(|_| Errno::EINVAL);
-                let entered = text
-                    .and_then(|text| clean::open_removable(upper.as_fd(), &text))
-                    .map_err(failed("open"))?;
-                if !is_opaque(&entered) && self.is_directory(sides, &name, input.as_ref())? {
-                    self.complete(sides.fresh, &name, input, Some(&entered), below)?;
-                    continue;
-                }
-            }
-            clean::remove(sides.fresh.as_fd(), &name).map_err(failed("remove"))?;
-            let no_replace = RenameFlags::RENAME_NOREPLACE;
-            renameat2(upper, &*name, sides.fresh, &*name, no_replace).map_err(failed("move"))?;
+            result = result.and(self.entry(sides, &name, wanted));
         }
-        Ok(())
+        result
+    }
+
+    fn entry(&self, sides: &Sides<'_>, name: &CStr, wanted: &Wanted) -> Result<(), Error> {
+        let failed = |operation| Error::file(operation, name.to_string_lossy());
+        let over = match sides.upper {
+            None => None,
+            Some(upper) => match files::stat_at(upper, name) {
+                Err(Errno::ENOENT) => None,
+                other => Some((upper, other.map_err(failed("stat"))?)),
+            },
+        };
+        // The input root has no names that are not text.
+        let text = name.to_str().ok();
+        let input = text.and_then(|text| sides.input?.find(text));
+        let below = text.map_or(&ALL, |text| wanted.below(text));
+        let Some((upper, stat)) = over else {
+            return self.complete(sides.fresh, name, input, None, below);
+        };
+        if stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0 {
+            return remove(sides.fresh, name).map_err(failed("remove"));
+        }
+        if Kind::of(&stat) == Kind::Directory {
+            // Also sees to it that it can be read and moved.
+            let entered = clean::open_removable(upper.as_fd(), name).map_err(failed("open"))?;
+            if !is_opaque(&entered) && self.is_directory(sides, name, input.as_ref())? {
+                return self.complete(sides.fresh, name, input, Some(&entered), below);
+            }
+        }
+        remove(sides.fresh, name).map_err(failed("remove"))?;
+        let no_replace = RenameFlags::RENAME_NOREPLACE;
+        renameat2(upper, name, sides.fresh, name, no_replace).map_err(failed("move"))
     }
 
     /// Whether the command found a directory of this name.
     fn is_directory(
         &self,
         sides: &Sides<'_>,
-        name: &str,
+        name: &CStr,
         input: Option<&Entry<'_>>,
     ) -> Result<bool, Error> {
         match input {
@@ -160,7 +163,7 @@ impl Merger<'_> {
             None => match files::stat_at(sides.fresh, name) {
                 Ok(stat) => Ok(Kind::of(&stat) == Kind::Directory),
                 Err(Errno::ENOENT) => Ok(false),
-                Err(errno) => Err(Error::file("stat", name)(errno)),
+                Err(errno) => Err(Error::file("stat", name.to_string_lossy())(errno)),
             },
         }
     }
@@ -169,12 +172,12 @@ impl Merger<'_> {
     fn complete(
         &self,
         fresh: &OwnedFd,
-        name: &str,
+        name: &CStr,
         input: Option<Entry<'_>>,
         upper: Option<&OwnedFd>,
         wanted: &Wanted,
     ) -> Result<(), Error> {
-        let failed = |operation| Error::file(operation, name);
+        let failed = |operation| Error::file(operation, name.to_string_lossy());
         let input = match input {
             Some(Entry::File(file)) => {
                 return match root::place(self.cache, self.tenant, &file, fresh) {
@@ -192,10 +195,14 @@ impl Merger<'_> {
             Some(Entry::Directory(subtree)) => Some(subtree),
             None => None,
         };
-        let entered = match (files::open_directory(fresh, name), input) {
+        // What is entered is the input root's, or leads to an output.
+        let Ok(text) = name.to_str() else {
+            return Ok(());
+        };
+        let entered = match (files::open_directory(fresh, text), input) {
             // Neither the input root nor the command has it.
             (Err(Errno::ENOENT), None) if upper.is_none() => return Ok(()),
-            (Err(Errno::ENOENT), _) => files::make_directory(fresh, name, 0o777),
+            (Err(Errno::ENOENT), _) => files::make_directory(fresh, text, 0o777),
             (other, _) => other,
         };
         let entered = entered.map_err(failed("make"))?;
@@ -209,30 +216,35 @@ impl Merger<'_> {
 }
 
 /// The names to look at, sorted.
-fn names(sides: &Sides<'_>, wanted: &Wanted) -> Result<BTreeSet<Box<str>>, Error> {
+fn names(sides: &Sides<'_>, wanted: &Wanted) -> Result<BTreeSet<CString>, Error> {
+    // Names hold no NUL.
+    let own = |name: &str| CString::new(name).ok();
     if !wanted.all {
         let names = wanted.names.keys();
-        return Ok(names.map(|name| name.as_str().into()).collect());
+        return Ok(names.filter_map(|name| own(name.as_str())).collect());
     }
     let mut names = BTreeSet::new();
     if let Some(upper) = sides.upper {
         let entries = files::entries(upper, usize::MAX);
-        for (name, _) in entries.map_err(Error::file("read", "an output directory"))? {
-            let name = name.to_str().map_err(|_| Error::Output {
-                path: name.to_string_lossy().into_owned(),
-                reason: "the name is not UTF-8",
-            })?;
-            names.insert(name.into());
-        }
+        let entries = entries.map_err(Error::file("read", "an output directory"))?;
+        names.extend(entries.into_iter().map(|(name, _)| name));
     }
     if let Some(input) = sides.input {
         let directory = &input.directory;
-        names.extend(directory.files.iter().map(|file| file.name.into()));
+        names.extend(directory.files.iter().filter_map(|file| own(file.name)));
         let others = directory.directories.iter().map(|(name, _)| name);
         let others = others.chain(directory.symlinks.iter().map(|(name, _)| name));
-        names.extend(others.map(|name| name.as_str().into()));
+        names.extend(others.filter_map(|name| own(name.as_str())));
     }
     Ok(names)
+}
+
+/// Removes what was made for this action alone under a name, if anything was.
+fn remove(fresh: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+    match name.to_str() {
+        Ok(text) => clean::remove(fresh.as_fd(), text),
+        Err(_) => Ok(()),
+    }
 }
 
 fn is_opaque(directory: &OwnedFd) -> bool {

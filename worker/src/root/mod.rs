@@ -5,9 +5,11 @@
 //! cache's files into them, as hardlinks or as copies.
 
 pub(crate) mod build;
+mod devices;
 mod inputs;
 pub(crate) mod plan;
 
 pub(crate) use build::{Materialise, build, place};
+pub(crate) use devices::Devices;
 pub(crate) use inputs::{Inputs, Means};
 pub(crate) use plan::{Choice, Cover, Plan};
