@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Args;
-use futures::StreamExt;
 use proto::{Digest, DigestFunction, Hasher, InstanceName};
 use storage::{BlobStore, RemoteStorage};
 use tempfile::TempDir;
@@ -175,10 +174,16 @@ impl Storage {
 
     async fn upload(&self, blobs: &Blobs) -> Result<()> {
         let instance = InstanceName::empty();
-        for (path, digest) in blobs.files.iter().zip(&blobs.digests) {
-            let bytes = Bytes::from(std::fs::read(path)?);
-            let bytes = futures::stream::once(async { Ok(bytes) }).boxed();
-            self.store.write(&instance, *digest, bytes).await?;
+        let all: Vec<_> = blobs.files.iter().zip(&blobs.digests).collect();
+        for some in all.chunks(500) {
+            let read = some.iter().map(|(path, digest)| {
+                let bytes = Bytes::from(std::fs::read(path)?);
+                Ok((**digest, bytes))
+            });
+            let blobs = read.collect::<Result<Vec<_>>>()?;
+            for written in self.store.write_batch(&instance, blobs).await? {
+                written?;
+            }
         }
         Ok(())
     }
