@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::{Digest, DigestFunction};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::declared::{Declared, Kind, Output};
 use super::hash::{self, Batch, Hashed, Job, Outcome, Room, Source};
@@ -340,10 +341,19 @@ impl Visitor for Finder {
         } else if let Some(full) = self.batch.add(job) {
             match &self.batches {
                 None => self.batch = full,
-                // The receiver is gone when the action was given up.
-                Some(batches) => batches
-                    .blocking_send(full)
-                    .map_err(|error| Error::Internal(error.to_string()))?,
+                Some(batches) => match batches.try_send(full) {
+                    Ok(()) => {}
+                    // All others are busy. To wait for them would be to keep one
+                    // of the threads that they may be waiting for.
+                    Err(TrySendError::Full(batch)) => {
+                        for outcome in batch.run(self.function, &self.room) {
+                            self.collected.note(outcome);
+                        }
+                    }
+                    Err(TrySendError::Closed(_)) => {
+                        return Err(Error::Internal("the action was given up".into()));
+                    }
+                },
             }
         }
         Ok(id)
