@@ -260,6 +260,11 @@ fn serves(log: &Path) -> bool {
 }
 
 impl LoneRunner<'_> {
+    /// The launcher half's process id.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).expect("a process id")
+    }
+
     /// Runs the probe, and gives its exit code and what it tried.
     ///
     /// # Errors

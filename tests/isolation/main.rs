@@ -20,6 +20,7 @@ mod attack;
 mod attacks;
 mod comparison;
 mod inputs;
+mod launches;
 mod layers;
 mod lone_runner;
 mod missing;
