@@ -292,6 +292,9 @@ impl Farm {
                     black_box((name, view));
                     told += 1;
                 }
+                Effect::Happened(event) => {
+                    black_box(event);
+                }
                 Effect::Removed(_) | Effect::Freed => {}
             }
         }

@@ -35,6 +35,18 @@ pub fn load<C: Configuration>(path: &Path) -> Result<C, Error> {
     parse(&text, json, path)
 }
 
+/// Prints a configuration as a program takes it, with every default, to standard
+/// output as JSON: what `--check` does. Keys (of TLS) are not printed.
+///
+/// # Errors
+/// Standard output does not take it.
+pub fn print(config: &impl serde::Serialize) -> Result<(), Error> {
+    use std::io::Write as _;
+    let text =
+        serde_json::to_string_pretty(config).map_err(|error| Error::ConfigPrint(error.into()))?;
+    writeln!(std::io::stdout(), "{text}").map_err(Error::ConfigPrint)
+}
+
 fn parse<C: Configuration>(text: &str, json: bool, path: &Path) -> Result<C, Error> {
     let syntax = |reason: String| Error::ConfigSyntax {
         path: path.into(),

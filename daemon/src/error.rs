@@ -37,6 +37,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The effective configuration cannot be printed.
+    #[error("cannot print the configuration: {0}")]
+    ConfigPrint(io::Error),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {reason}")]
     Listen {

@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::MetricConstructor;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::metrics::{Counter, Family, Histogram, Metrics};
+use crate::metrics::{Counter, Family, Histogram, Metrics, code_name};
 
 /// Methods whose answers or requests are streams; all others are unary.
 const STREAMS: [(&str, &str); 7] = [
@@ -88,31 +88,8 @@ impl Method {
             grpc_type: self.grpc_type,
             grpc_service: self.grpc_service.clone(),
             grpc_method: self.grpc_method.clone(),
-            grpc_code: name(code),
+            grpc_code: code_name(code),
         }
-    }
-}
-
-/// As grpc-go prints them.
-fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
     }
 }
 

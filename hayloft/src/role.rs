@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use nix::sys::signal::Signal;
 
 /// The variable in which a supervisor tells the roles it starts who it is.
@@ -16,24 +16,38 @@ pub const SUPERVISOR: &str = "HAYLOFT_SUPERVISOR";
 pub enum Role {
     /// Embedded storage and the endpoint for clients.
     Storage {
-        /// The configuration file.
-        config: PathBuf,
+        /// Where and how.
+        #[command(flatten)]
+        file: File,
     },
     /// As `bb_scheduler`.
     Scheduler {
-        /// The configuration file.
-        config: PathBuf,
+        /// Where and how.
+        #[command(flatten)]
+        file: File,
     },
     /// As `bb_worker`.
     Worker {
-        /// The configuration file.
-        config: PathBuf,
+        /// Where and how.
+        #[command(flatten)]
+        file: File,
     },
     /// As `bb_runner`.
     Runner {
-        /// The configuration file.
-        config: PathBuf,
+        /// Where and how.
+        #[command(flatten)]
+        file: File,
     },
+}
+
+/// What a role is told on the command line.
+#[derive(Args, Clone, Debug)]
+pub struct File {
+    /// Only check the configuration and print what it amounts to, as JSON.
+    #[arg(long)]
+    check: bool,
+    /// The configuration file: TOML, or JSON where its name ends in .json.
+    config: PathBuf,
 }
 
 /// Runs one role until it is told to stop.
@@ -42,19 +56,37 @@ pub fn run(role: &Role) -> ExitCode {
     daemon::start();
     let outcome = die_with_supervisor().and_then(|()| match role {
         // The runner splits into its two halves while there is one thread.
-        Role::Runner { config } => Ok(runner::run(daemon::config::load(config)?)),
-        Role::Storage { config } => {
-            let config = daemon::config::load(config)?;
+        Role::Runner { file } => {
+            let config: runner::Config = daemon::config::load(&file.config)?;
+            if file.check {
+                let as_root = nix::unistd::geteuid().is_root();
+                return print(&config.effective(as_root)?);
+            }
+            Ok(runner::run(config))
+        }
+        Role::Storage { file } => {
+            let config: storage::config::Config = daemon::config::load(&file.config)?;
+            if file.check {
+                return print(&config);
+            }
             daemon::run(async |shutdown| Ok(storage::program::run(config, shutdown).await?))
                 .map(|()| ExitCode::SUCCESS)
         }
-        Role::Scheduler { config } => {
-            let config = daemon::config::load(config)?;
+        Role::Scheduler { file } => {
+            let config: scheduler::Config = daemon::config::load(&file.config)?;
+            if file.check {
+                config.check()?;
+                return print(&config);
+            }
             daemon::run(async |shutdown| Ok(scheduler::run(config, shutdown).await?))
                 .map(|()| ExitCode::SUCCESS)
         }
-        Role::Worker { config } => {
-            let config = daemon::config::load(config)?;
+        Role::Worker { file } => {
+            let config: worker::Config = daemon::config::load(&file.config)?;
+            if file.check {
+                config.check()?;
+                return print(&config);
+            }
             daemon::run(async |shutdown| Ok(worker::run(config, shutdown).await?))
                 .map(|()| ExitCode::SUCCESS)
         }
@@ -63,6 +95,11 @@ pub fn run(role: &Role) -> ExitCode {
         tracing::error!("{error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn print(config: &impl serde::Serialize) -> Result<ExitCode> {
+    daemon::config::print(config)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Asks the kernel to kill this process when its supervisor dies, however that

@@ -200,6 +200,16 @@ fn no_workers_timeout() -> Duration {
 }
 
 impl Config {
+    /// Checks what is checked at the start, short of what needs the network.
+    ///
+    /// # Errors
+    /// As of [`run`](crate::run) for a configuration that contradicts itself.
+    pub fn check(&self) -> Result<(), Error> {
+        self.settings()?;
+        self.predeclared()?;
+        Ok(())
+    }
+
     /// Who may do what.
     #[must_use]
     pub fn authorizers(&self) -> Authorizers {

@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod error;
+mod metrics;
 mod note;
 pub mod queue;
 mod run;

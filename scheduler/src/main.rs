@@ -9,6 +9,9 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    /// Only check the configuration and print what it amounts to, as JSON.
+    #[arg(long)]
+    check: bool,
     /// The configuration: TOML, or JSON where the name ends in .json.
     config: PathBuf,
 }
@@ -25,6 +28,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let config = daemon::config::load(&arguments.config)?;
+    let config: scheduler::Config = daemon::config::load(&arguments.config)?;
+    if arguments.check {
+        config.check()?;
+        return Ok(daemon::config::print(&config)?);
+    }
     daemon::run(async |shutdown| Ok(scheduler::run(config, shutdown).await?))
 }

@@ -60,6 +60,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let queue = Queue::new(settings, &config.predeclared()?, random, now);
     let dispatcher = Dispatcher::new(queue, shutdown.clone());
 
+    dispatcher.register(diagnostics.metrics());
     let authorizers = Arc::new(config.authorizers());
     let mut listeners = Vec::new();
     let router = Router::new(&config)?;

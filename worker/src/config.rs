@@ -225,6 +225,14 @@ pub(crate) struct SlotConfig {
 }
 
 impl Config {
+    /// Checks what is checked at the start, short of what needs directories and peers.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`], naming the key.
+    pub fn check(&self) -> Result<(), Error> {
+        self.slots().map(drop)
+    }
+
     /// Checks what the types do not, and lists the slots of each runner.
     ///
     /// # Errors

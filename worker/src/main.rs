@@ -10,6 +10,9 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    /// Only check the configuration and print what it amounts to, as JSON.
+    #[arg(long)]
+    check: bool,
     /// The configuration: TOML, or JSON where the name ends in .json.
     config: PathBuf,
 }
@@ -17,6 +20,10 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     daemon::start();
     let arguments = Arguments::parse();
-    let config = daemon::config::load(&arguments.config)?;
+    let config: worker::Config = daemon::config::load(&arguments.config)?;
+    if arguments.check {
+        config.check()?;
+        return Ok(daemon::config::print(&config)?);
+    }
     daemon::run(async |shutdown| Ok(worker::run(config, shutdown).await?))
 }

@@ -3,6 +3,7 @@
 use tonic::Code;
 
 use super::adopt::{self, claimed};
+use super::event::What;
 use super::invocation::{InvocationId, ROOT};
 use super::platform_queue::PlatformId;
 use super::queue::{Effect, Queue, failure, no_workers_left};
@@ -30,13 +31,29 @@ impl Queue {
             && !self.recovery.is_on()
             && let Some(worker) = tree.idle_worker(seats)
         {
+            let (platform, do_not_cache) = (task.platform, task.job.do_not_cache);
+            self.happened(
+                platform,
+                What::Scheduled {
+                    at_once: true,
+                    do_not_cache,
+                },
+            );
             self.give(now, id, invocation, worker);
             return;
         }
+        let (platform, do_not_cache) = (task.platform, task.job.do_not_cache);
         task.progress = Progress::Queued;
         for seat in &task.seats {
             tree.queue(seat.invocation, seat.place, id);
         }
+        self.happened(
+            platform,
+            What::Scheduled {
+                at_once: false,
+                do_not_cache,
+            },
+        );
         self.match_idle(now, self.tasks.get(&id).map(|task| task.platform));
         if self.tasks.get(&id).map(|task| task.progress) == Some(Progress::Queued) {
             self.notify_all(id);
@@ -112,11 +129,18 @@ impl Queue {
     ) -> Option<Reply> {
         let (task, worker) = (self.tasks.get_mut(&id)?, self.workers.get_mut(&key)?);
         let tree = &mut self.platforms.get_mut(task.platform)?.invocations;
+        let platform = task.platform;
+        let queued = now.wall.duration_since(task.job.queued).unwrap_or_default();
         task.progress = Progress::Executing(key);
         tree.start(&task.invocations());
-        worker.task = Some(Assigned { task: id, sends: 1 });
+        worker.task = Some(Assigned {
+            task: id,
+            sends: 1,
+            since: now.instant,
+        });
         tree.remove_idle(worker.stay.at());
         worker.stay(tree, invocation, now.instant);
+        self.happened(platform, What::Started { queued });
         self.notify_all(id);
         self.order(now, id)
     }
@@ -185,7 +209,11 @@ impl Queue {
         };
         let limit = self.settings.maximum_attempts;
         match task.attempts.add(worker, Ended::Lost, limit) {
-            Verdict::Retry => self.requeue(now, id),
+            Verdict::Retry => {
+                let platform = task.platform;
+                self.happened(platform, What::Retried);
+                self.requeue(now, id);
+            }
             Verdict::GiveUp(message) => {
                 self.complete(id, failure(Code::Unavailable, message));
                 self.use_freed(now);

@@ -3,6 +3,7 @@
 use proto::wire::rev2::ExecuteResponse;
 use tonic::Code;
 
+use super::event::{Outcome, What};
 use super::platform_queue::PlatformId;
 use super::queue::Queue;
 use super::retry::{Ended, Verdict};
@@ -18,9 +19,20 @@ impl Queue {
     pub(super) fn finish(&mut self, now: Now, key: WorkerKey, response: ExecuteResponse) {
         let status = response.status.as_ref();
         let code = status.map_or(Code::Ok, |status| Code::from_i32(status.code));
+        let since = self.workers.get(&key).and_then(|worker| worker.task);
         let Some(id) = self.release(now, key, code == Code::Ok) else {
             return;
         };
+        if let Some((task, assigned)) = self.tasks.get(&id).zip(since) {
+            let (result, code) = Outcome::of(&response);
+            let what = What::Executed {
+                took: now.instant.saturating_duration_since(assigned.since),
+                code,
+                result,
+                retries: task.attempts.count(),
+            };
+            self.happened(task.platform, what);
+        }
         let platform = self.tasks.get(&id).map(|task| task.platform);
         let task = self.tasks.get(&id);
         let may_move = task.is_some_and(|task| task.job.action.is_some());
@@ -45,7 +57,11 @@ impl Queue {
         };
         let limit = self.settings.maximum_attempts;
         match task.attempts.add(worker, Ended::Failed, limit) {
-            Verdict::Retry => self.requeue(now, id),
+            Verdict::Retry => {
+                let platform = task.platform;
+                self.happened(platform, What::Retried);
+                self.requeue(now, id);
+            }
             Verdict::GiveUp(reason) => {
                 if let Some(status) = &mut response.status {
                     status.message = format!("{}; {reason}", status.message);

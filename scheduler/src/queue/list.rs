@@ -5,6 +5,8 @@
 //! shows everything that stays, whatever comes and goes meanwhile.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proto::InstanceName;
@@ -18,9 +20,10 @@ use super::aging::Level;
 use super::drain::Pattern;
 use super::invocation::{InvocationId, InvocationKey};
 use super::operation::Stage;
-use super::platform_queue::{PlatformQueue, QueueName};
+use super::platform_queue::{PlatformId, PlatformQueue, QueueName};
 use super::queue::Queue;
 use super::state::{count, platform_queue_name};
+use super::task::Progress;
 use super::time::Now;
 use super::worker::Worker;
 use crate::error::Error;
@@ -150,6 +153,23 @@ impl Queue {
                     .map(|queue| platform_queue_name(&queue.name)),
                 size_class_queues: classes.iter().map(|queue| queue.state(now)).collect(),
             })
+            .collect()
+    }
+
+    /// For each queue in which operations wait, how long the one does that has waited
+    /// longest. Looks at every task, so it is not to be asked often.
+    pub fn oldest_queued(&self, now: Now) -> Vec<(Arc<QueueName>, Duration)> {
+        let mut oldest: BTreeMap<PlatformId, SystemTime> = BTreeMap::new();
+        for task in self.tasks.values() {
+            if task.progress == Progress::Queued {
+                let since = oldest.entry(task.platform).or_insert(task.job.queued);
+                *since = task.job.queued.min(*since);
+            }
+        }
+        let age = |since| now.wall.duration_since(since).unwrap_or_default();
+        oldest
+            .into_iter()
+            .filter_map(|(id, since)| Some((self.platforms.get(id)?.name.clone(), age(since))))
             .collect()
     }
 

@@ -24,6 +24,7 @@ mod aging;
 mod assign;
 mod dedup;
 mod drain;
+mod event;
 mod explain;
 mod fairness;
 mod finish;
@@ -59,6 +60,7 @@ mod worker;
 
 pub use adopt::{After, Claim};
 pub use drain::Pattern;
+pub use event::{Event, Flight, Outcome as ExecutionOutcome, What};
 pub use invocation::InvocationKey;
 pub use limits::Limits;
 pub use list::{Children, InvocationPath, Page, QueuedAfter, Workers};

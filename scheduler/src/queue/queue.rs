@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::adopt::Recovery;
 use super::dedup::Dedup;
+use super::event::Event;
 use super::invocation::{Lineage, ROOT};
 use super::map::Map;
 use super::operation::{Operation, State, View};
@@ -33,6 +34,8 @@ pub enum Effect {
     Answer(WorkerKey, Reply),
     /// Tell those who wait for workers to end: one of them has no task any more.
     Freed,
+    /// Count this.
+    Happened(Event),
 }
 
 /// The queue. See the module for what it is made of.

@@ -30,6 +30,11 @@ pub(super) enum Verdict {
 }
 
 impl Attempts {
+    /// How many there were.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
     /// Notes one more attempt; `limit` is how many there may be in all.
     pub(super) fn add(&mut self, worker: WorkerId, ended: Ended, limit: usize) -> Verdict {
         self.0.push((worker, ended));

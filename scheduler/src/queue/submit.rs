@@ -10,6 +10,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::aging::Level;
+use super::event::{Flight, What};
 use super::invocation::{InvocationId, InvocationKey};
 use super::operation::{Operation, Stage, State, View};
 use super::queue::{Queue, failure};
@@ -115,6 +116,13 @@ impl Queue {
         if let Some(id) = self.dedup.find(&job)
             && let Some(task) = self.tasks.get_mut(&id)
         {
+            let others = task.operations.iter();
+            let mut others = others.filter_map(|other| self.operations.get(other));
+            let flight = if others.any(|other| other.lineage == lineage) {
+                Flight::SameInvocation
+            } else {
+                Flight::OtherInvocation
+            };
             task.operations.push(name);
             if task.job.action.is_none() {
                 task.job = Arc::new(Job {
@@ -130,6 +138,7 @@ impl Queue {
             let queue = self.platforms.get(platform).map(|q| q.name.clone());
             let operation = operation(id, task.job.clone(), queue.unwrap_or(queue_name));
             self.operations.insert(name, operation);
+            self.happened(platform, What::Submitted(flight));
             self.seat(id, &lineage, level);
             if checking && submission.skip_cache_lookup {
                 self.enqueue(now, id);
@@ -161,6 +170,7 @@ impl Queue {
             attempts: Attempts::default(),
         };
         self.tasks.insert(id, task);
+        self.happened(platform, What::Submitted(Flight::New));
         match known {
             Some(invocation) => self.seat_in(id, invocation, level),
             None => self.seat(id, &lineage, level),

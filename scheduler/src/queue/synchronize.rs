@@ -20,6 +20,7 @@ use proto::{Digest, InstanceName, PlatformKey};
 use tonic::Code;
 
 use super::adopt::{self, Claim};
+use super::event::What;
 use super::invocation::ROOT;
 use super::platform_queue::PlatformId;
 use super::queue::{Effect, Queue, failure};
@@ -163,7 +164,7 @@ impl Queue {
         let Some(worker) = self.workers.get_mut(&key) else {
             return;
         };
-        if let Some(Assigned { task, sends: 1 }) = worker.task
+        if let Some(Assigned { task, sends: 1, .. }) = worker.task
             && self
                 .tasks
                 .get(&task)
@@ -230,6 +231,7 @@ impl Queue {
             self.timers
                 .clear(queue.expires.take(), Timer::Platform(platform));
         }
+        self.happened(platform, What::WorkerCame);
         Ok((key, true))
     }
 
@@ -301,6 +303,8 @@ impl Queue {
             return;
         };
         tracing::warn!(worker = %worker.id, executing = worker.task.is_some(), "worker disappeared");
+        let executing = worker.task.is_some();
+        self.happened(worker.platform, What::WorkerLeft { executing });
         if let Some(queue) = self.platforms.get_mut(worker.platform) {
             queue.workers.remove(&worker.id);
             if worker.task.is_none() {

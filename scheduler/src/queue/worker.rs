@@ -82,6 +82,8 @@ pub(super) struct Assigned {
     pub(super) task: TaskId,
     /// How often it was sent to this worker.
     pub(super) sends: u32,
+    /// Since when it has it.
+    pub(super) since: Instant,
 }
 
 /// A Synchronize that waits for an answer.

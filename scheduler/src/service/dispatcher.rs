@@ -5,7 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use daemon::Shutdown;
+use daemon::{Metrics, Shutdown};
 use proto::wire::rev2::ActionResult;
 use proto::wire::scheduler_extension::Waiting;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::metrics::{QueueMetrics, Standing};
 use crate::queue::{
     Desired, Effect, Now, Outcome, Pattern, Queue, Reply, Stage, Submission, Synchronization,
     TaskId, View, WorkerKey,
@@ -36,6 +37,7 @@ struct State {
     operations: HashMap<Uuid, watch::Sender<View>>,
     held: HashMap<WorkerKey, oneshot::Sender<Reply>>,
     sleeping_until: Option<Instant>,
+    metrics: QueueMetrics,
     /// Changes whenever a worker that is terminating has no task any more.
     freed: watch::Sender<()>,
 }
@@ -49,6 +51,7 @@ impl State {
                         operation.send_replace(view);
                     }
                 }
+                Effect::Happened(event) => self.metrics.count(&event),
                 Effect::Freed => {
                     self.freed.send_replace(());
                 }
@@ -77,11 +80,18 @@ impl Dispatcher {
                 operations: HashMap::new(),
                 held: HashMap::new(),
                 sleeping_until: None,
+                metrics: QueueMetrics::default(),
                 freed: watch::Sender::new(()),
             }),
             sooner: Notify::new(),
             shutdown,
         })
+    }
+
+    /// Makes what happens in the queue, and how it stands, readable as metrics.
+    pub fn register(self: &Arc<Self>, metrics: &Metrics) {
+        self.with(|state, _| state.metrics.register(metrics));
+        metrics.collect(Standing(self.clone()));
     }
 
     /// Lets deadlines pass until told to stop, then answers all held calls.

@@ -130,7 +130,7 @@ impl Farm {
                     self.answers.insert(worker, reply);
                 }
                 Effect::Updated(name, view) => self.told.push((name, view.stage)),
-                Effect::Removed(_) | Effect::Freed => {}
+                Effect::Removed(_) | Effect::Freed | Effect::Happened(_) => {}
             }
         }
     }

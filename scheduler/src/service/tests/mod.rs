@@ -4,6 +4,7 @@
 mod authorization;
 mod bad_input;
 mod clients;
+mod metrics;
 mod operators;
 mod route;
 mod workers;

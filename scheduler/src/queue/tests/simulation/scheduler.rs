@@ -27,7 +27,7 @@ impl World {
                 Effect::Removed(name) => {
                     self.ended.remove(&name);
                 }
-                Effect::Freed => {}
+                Effect::Freed | Effect::Happened(_) => {}
             }
         }
         check_queue(&self.queue);
