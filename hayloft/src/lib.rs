@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod role;
 pub mod run;
 mod seccomp_profile;
+pub mod store;
 pub mod up;
 
 /// Runs the program with the process's own arguments.

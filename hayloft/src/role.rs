@@ -8,17 +8,23 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use nix::sys::signal::Signal;
 
+use crate::store::{self, Look};
+
 /// The variable in which a supervisor tells the roles it starts who it is.
 pub const SUPERVISOR: &str = "HAYLOFT_SUPERVISOR";
 
 /// One role of a farm, as its own process.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Role {
-    /// Embedded storage and the endpoint for clients.
+    /// Embedded storage and the endpoint for clients; or look at a store.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Storage {
         /// Where and how.
         #[command(flatten)]
-        file: File,
+        file: Option<File>,
+        /// What to do instead of serving.
+        #[command(subcommand)]
+        look: Option<Look>,
     },
     /// As `bb_scheduler`.
     Scheduler {
@@ -53,6 +59,15 @@ pub struct File {
 /// Runs one role until it is told to stop.
 #[must_use]
 pub fn run(role: &Role) -> ExitCode {
+    if let Role::Storage {
+        look: Some(look), ..
+    } = role
+    {
+        return store::run(look).unwrap_or_else(|error| {
+            eprintln!("hayloft: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     daemon::start();
     let outcome = die_with_supervisor().and_then(|()| match role {
         // The runner splits into its two halves while there is one thread.
@@ -64,7 +79,8 @@ pub fn run(role: &Role) -> ExitCode {
             }
             Ok(runner::run(config))
         }
-        Role::Storage { file } => {
+        Role::Storage { file, .. } => {
+            let file = file.as_ref().context("a configuration is needed")?;
             let config: storage::config::Config = daemon::config::load(&file.config)?;
             if file.check {
                 return print(&config);

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::front::{Front, internal_routes};
 use crate::hold::Holder;
-use crate::local::{Actions, Blobs, Limits};
+use crate::local::{ACTIONS, Actions, Blobs, Limits};
 use crate::store::{ActionCache, BlobStore};
 
 /// How often at most it is looked for blobs that nobody uses any more.
@@ -107,7 +107,7 @@ fn open(config: &Config) -> Result<(Blobs, Actions), Error> {
     )?;
     // Under the lock that the blobs hold on the directory.
     let actions = Actions::open(
-        &config.directory.join("actions.redb"),
+        &config.directory.join(ACTIONS),
         config.maximum_action_cache_size_bytes,
     )?;
     tracing::info!(directory = %config.directory.display(), bytes = blobs.size(), "opened the store");

@@ -1,5 +1,6 @@
 //! What every storage must do: the same cases against the embedded store in
-//! process, and against it through the services and the client.
+//! process, against it through the services and the client, plain and packed, and,
+//! as far as it goes, against a foreign one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -52,6 +53,32 @@ cases!(
     results_whose_files_are_gone_are_not_given,
     results_whose_trees_are_incomplete_are_not_given,
     results_whose_directories_are_incomplete_are_not_given,
+);
+
+macro_rules! foreign_cases {
+    ($($case:ident),* $(,)?) => {
+        mod foreign {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $case() {
+                match super::Subject::foreign().await {
+                    Some(subject) => super::$case(subject).await,
+                    None => println!("SKIP {}: no buildbox-casd", stringify!($case)),
+                }
+            })*
+        }
+    };
+}
+
+// What buildbox-casd promises: one digest function, and no results whose outputs it
+// was not given.
+foreign_cases!(
+    what_is_written_is_read_back,
+    any_part_of_a_blob_can_be_read,
+    what_is_absent_is_said_to_be,
+    bytes_that_are_not_the_digests_are_refused,
+    batches_of_any_size_keep_their_order,
+    one_blob_written_many_times_at_once,
+    an_upload_that_breaks_off_leaves_nothing,
+    the_latest_result_of_an_action_is_given,
 );
 
 fn code(error: Error) -> Code {

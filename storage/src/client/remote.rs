@@ -76,6 +76,11 @@ pub(super) fn about(digest: Digest, status: Status) -> Error {
     }
 }
 
+/// Whether a failure is not that of one blob: the server cannot be asked at all.
+fn is_away(error: &Error) -> bool {
+    matches!(error, Error::Remote(status) if status.code() == Code::Unavailable)
+}
+
 /// Whether a server is on this machine.
 fn is_near(address: &Address) -> bool {
     let Address::Tcp(host_port) = address else {
@@ -328,7 +333,7 @@ impl BlobStore for RemoteStorage {
                 .map(|batch| async move {
                     match batch {
                         Batch::Large((at, digest)) => match self.read_one(instance, digest).await {
-                            Err(error @ Error::Remote(_)) => Err(error),
+                            Err(error) if is_away(&error) => Err(error),
                             read => Ok(vec![(at, read)]),
                         },
                         Batch::Small(blobs) => small.read(instance, blobs).await,
@@ -410,7 +415,7 @@ impl BlobStore for RemoteStorage {
                         Batch::Large((at, (digest, bytes))) => {
                             let write = self.writing(instance, digest, announced);
                             match write.from(source(bytes)).await {
-                                Err(error @ Error::Remote(_)) => Err(error),
+                                Err(error) if is_away(&error) => Err(error),
                                 written => Ok(vec![(at, written)]),
                             }
                         }

@@ -12,6 +12,7 @@ mod backend;
 mod blobs;
 mod files;
 mod index;
+pub mod inspect;
 mod key;
 mod results;
 mod stream;
@@ -19,3 +20,6 @@ mod writing;
 
 pub use actions::Actions;
 pub use blobs::{Blobs, Held, Limits};
+
+/// The file of the action results' database in a store's directory.
+pub const ACTIONS: &str = "actions.redb";

@@ -3,6 +3,8 @@
 // Each test binary uses some of these.
 #![allow(dead_code)]
 
+pub mod casd;
+
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -110,6 +112,7 @@ pub struct Subject {
     pub blobs: Arc<dyn BlobStore>,
     pub actions: Arc<dyn ActionCache>,
     pub server: Option<Server>,
+    _casd: Option<casd::Casd>,
     _folder: tempfile::TempDir,
 }
 
@@ -123,6 +126,7 @@ impl Subject {
             actions: Arc::new(Complete::new(actions, blobs.clone())),
             blobs,
             server: None,
+            _casd: None,
             _folder: folder,
         }
     }
@@ -150,8 +154,24 @@ impl Subject {
             blobs: Arc::new(client.clone()),
             actions: Arc::new(client),
             server: Some(server),
+            _casd: None,
             _folder,
         }
+    }
+
+    /// buildbox-casd behind the client; none where it is not installed.
+    pub async fn foreign() -> Option<Self> {
+        let program = casd::program()?;
+        let folder = tempfile::tempdir().unwrap();
+        let casd = casd::Casd::start(program, folder.path());
+        let client = RemoteStorage::connect(&casd.address.clone().into(), None).unwrap();
+        Some(Self {
+            blobs: Arc::new(client.clone()),
+            actions: Arc::new(client),
+            server: None,
+            _casd: Some(casd),
+            _folder: folder,
+        })
     }
 
     pub async fn has(&self, digest: Digest) -> bool {
