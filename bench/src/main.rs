@@ -44,6 +44,7 @@ enum Bench {
     /// Programs in sandboxes, beside posix_spawn and bubblewrap.
     Launch(launch::Options),
     /// The embedded store, beside files and empty calls.
+    #[command(name = "store")]
     Storage(storage::Options),
     /// The scheduler's queue by itself, beside one BTreeMap.
     Queue(queue::Options),
