@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn pieces_of_any_size_give_what_the_definition_gives() {
-        let bytes: Vec<u8> = (0..20_000_u32).map(|n| (n * n >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..20_000_u32).map(|n| ((n * n) >> 3) as u8).collect();
         for size in [
             0, 1, 1023, 1024, 1025, 2048, 2049, 3072, 4096, 4097, 9000, 20_000,
         ] {
