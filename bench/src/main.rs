@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod dispatch;
 mod empty_calls;
 mod farm;
 mod fetch;
@@ -50,6 +51,8 @@ enum Bench {
     Queue(queue::Options),
     /// Storing an action's outputs, beside writing and hashing as much.
     Outputs(outputs::Options),
+    /// The scheduler through gRPC, with simulated workers, beside empty calls.
+    Dispatch(dispatch::Options),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Bench::Storage(options) => storage::run(&options),
         Bench::Queue(options) => queue::run(&options),
         Bench::Outputs(options) => outputs::run(&options),
+        Bench::Dispatch(options) => dispatch::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
@@ -48,6 +49,9 @@ pub struct Options {
     /// How often each is measured; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Measure once in this process, and print bare numbers.
+    #[arg(long, hide = true)]
+    once: bool,
 }
 
 /// Messages made at a time.
@@ -58,6 +62,22 @@ const TICK: Duration = Duration::from_micros(100);
 
 /// Measures and prints.
 pub fn run(options: &Options) -> Result<()> {
+    if options.once {
+        for count in &options.queued {
+            let queue = queue(options, *count)?;
+            let floor = floor(options, *count);
+            for number in [
+                floor.insert,
+                floor.pop,
+                queue.insert,
+                queue.pop,
+                queue.bytes,
+            ] {
+                println!("{number}");
+            }
+        }
+        return Ok(());
+    }
     println!(
         "{:>9} {:>11} {:>8} {:>7} | {:>11} {:>8} {:>7} | {:>9}",
         "queued", "enqueue/s", "floor ns", "ratio", "hand-out/s", "floor ns", "ratio", "bytes/op"
@@ -66,8 +86,7 @@ pub fn run(options: &Options) -> Result<()> {
     for count in &options.queued {
         let mut rounds = Vec::new();
         for _ in 0..options.rounds {
-            let floor = floor(options, *count);
-            rounds.push((floor, queue(options, *count)?));
+            rounds.push(measure(options, *count)?);
         }
         let median = |of: &dyn Fn(&(Cost, Cost)) -> f64| {
             let mut all: Vec<_> = rounds.iter().map(of).collect();
@@ -89,6 +108,29 @@ pub fn run(options: &Options) -> Result<()> {
     }
     println!("\n{}", plot::costs(&points));
     Ok(())
+}
+
+/// One round, in a process of its own: what an earlier one has freed would be taken
+/// again, and not be seen to grow.
+fn measure(options: &Options, count: usize) -> Result<(Cost, Cost)> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["queue", "--once", "--queued", &count.to_string()])
+        .args(["--invocations", &options.invocations.to_string()])
+        .args(["--workers", &options.workers.to_string()])
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(output.status.success(), "a round ended: {}", output.status);
+    let text = String::from_utf8(output.stdout)?;
+    let numbers: Vec<f64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
+    let [floor_insert, floor_pop, insert, pop, bytes] = numbers[..] else {
+        anyhow::bail!("a round printed {text:?}");
+    };
+    let floor = Cost {
+        insert: floor_insert,
+        pop: floor_pop,
+        bytes: 0.0,
+    };
+    Ok((floor, Cost { insert, pop, bytes }))
 }
 
 /// What one entry costs, in nanoseconds, and takes, in bytes.

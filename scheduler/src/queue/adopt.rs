@@ -37,7 +37,7 @@ use super::time::{Now, Timer, Timers};
 use super::worker::WorkerKey;
 
 /// How many operations of a task its worker is told of.
-const CLAIMED: usize = 64;
+pub const MAXIMUM_CLAIMED: usize = 64;
 
 /// What a worker can tell of an execution beyond the action's digest, as it was
 /// told itself.
@@ -81,7 +81,11 @@ impl Recovery {
 
 /// The operations of a task that its worker is to know of.
 pub(super) fn claimed(task: &Task) -> Vec<Uuid> {
-    task.operations.iter().copied().take(CLAIMED).collect()
+    task.operations
+        .iter()
+        .copied()
+        .take(MAXIMUM_CLAIMED)
+        .collect()
 }
 
 /// The response to an adopted action whose worker gives it up, before a client has

@@ -58,7 +58,7 @@ mod time;
 mod timeout;
 mod worker;
 
-pub use adopt::{After, Claim};
+pub use adopt::{After, Claim, MAXIMUM_CLAIMED};
 pub use drain::Pattern;
 pub use event::{Event, Flight, Outcome as ExecutionOutcome, What};
 pub use invocation::InvocationKey;

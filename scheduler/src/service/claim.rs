@@ -10,7 +10,7 @@ use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::queue::{Claim, Desired, Reply};
+use crate::queue::{Claim, Desired, MAXIMUM_CLAIMED, Reply};
 
 /// Where it travels.
 pub(super) const METADATA: &str = "hayloft-execution-bin";
@@ -69,6 +69,13 @@ pub(super) fn from_wire(execution: &Execution) -> Result<Option<Claim>, Error> {
     let Some(queued) = &execution.queued_timestamp else {
         return Ok(None);
     };
+    let many = execution.operation_names.len();
+    if many > MAXIMUM_CLAIMED {
+        return Err(Error::invalid(
+            "hayloft-execution-bin.operation_names",
+            format!("{many} exceed the {MAXIMUM_CLAIMED} allowed"),
+        ));
+    }
     let names = execution.operation_names.iter();
     let operations = names
         .map(|name| Uuid::try_parse(name))

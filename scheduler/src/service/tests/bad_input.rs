@@ -2,6 +2,7 @@
 
 use proto::wire::protobuf;
 use proto::wire::rev2::{self, WaitExecutionRequest};
+use proto::wire::worker_extension::Execution;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -269,6 +270,80 @@ async fn workers_calls_that_are_wrong_are_refused() {
     ];
     let mut client = OperationQueueClient::new(farm.connect());
     for (request, field) in cases {
+        let status = client.synchronize(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status}");
+        assert!(status.message().contains(field), "{field}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_worker_tells_besides_is_checked_like_its_call() {
+    let farm = Farm::start(Settings::default()).await;
+    let mut client = OperationQueueClient::new(farm.connect());
+    let request = SynchronizeRequest {
+        worker_id: HashMap::from([("host".to_string(), "w".to_string())]),
+        platform: Some(platform("linux")),
+        current_state: Some(CurrentState {
+            worker_state: Some(current_state::WorkerState::Executing(
+                current_state::Executing {
+                    action_digest: Some(digest_of(b"x").to_wire()),
+                    execution_state: Some(current_state::executing::ExecutionState::Started(())),
+                },
+            )),
+        }),
+        ..Default::default()
+    };
+    let good = Execution {
+        queued_timestamp: Some(protobuf::Timestamp::default()),
+        ..Default::default()
+    };
+    let claims = [
+        (
+            Execution {
+                instance_name_suffix: "a//b".into(),
+                ..good.clone()
+            },
+            "instance_name_suffix",
+        ),
+        (
+            Execution {
+                operation_names: vec!["no name".into()],
+                ..good.clone()
+            },
+            "operation_names",
+        ),
+        (
+            Execution {
+                operation_names: vec![uuid::Uuid::nil().to_string(); 65],
+                ..good.clone()
+            },
+            "operation_names",
+        ),
+        (
+            Execution {
+                queued_timestamp: Some(protobuf::Timestamp {
+                    seconds: -1,
+                    nanos: 0,
+                }),
+                ..good.clone()
+            },
+            "queued_timestamp",
+        ),
+        (
+            Execution {
+                digest_function: 99,
+                ..good
+            },
+            "action_digest",
+        ),
+    ];
+    let claims = claims.map(|(claim, field)| (claim.encode_to_vec(), field));
+    let garbage = (b"\xff\xff no message".to_vec(), "hayloft-execution-bin");
+    for (bytes, field) in claims.into_iter().chain([garbage]) {
+        let mut request = tonic::Request::new(request.clone());
+        let value = tonic::metadata::MetadataValue::from_bytes(&bytes);
+        let headers = request.metadata_mut();
+        headers.insert_bin("hayloft-execution-bin", value);
         let status = client.synchronize(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status}");
         assert!(status.message().contains(field), "{field}: {status}");
