@@ -194,16 +194,22 @@ async fn large(
             noise.fill(&mut piece);
             file.write_all(&piece)?;
         }
-        let start = Instant::now();
-        let digest = hash(&from, size)?;
-        // Not `fs::copy`: where the file system shares blocks it copies none.
-        let (read, mut write) = (File::open(&from)?, File::create(&to)?);
-        for piece_number in 0..size / PIECE as u64 {
-            read.read_exact_at(&mut piece, piece_number * PIECE as u64)?;
-            write.write_all(&piece)?;
+        // Once before it counts: memory that the host of a virtual machine has yet to
+        // give it would be charged to whoever comes first.
+        let mut measured = None;
+        for _ in 0..2 {
+            let start = Instant::now();
+            let digest = hash(&from, size)?;
+            // Not `fs::copy`: where the file system shares blocks it copies none.
+            let (read, mut write) = (File::open(&from)?, File::create(&to)?);
+            for piece_number in 0..size / PIECE as u64 {
+                read.read_exact_at(&mut piece, piece_number * PIECE as u64)?;
+                write.write_all(&piece)?;
+            }
+            measured = Some((digest, start.elapsed()));
+            fs::remove_file(&to)?;
         }
-        let time = start.elapsed();
-        fs::remove_file(&to)?;
+        let (digest, time) = measured.context("a measurement")?;
         Ok((digest, time))
     };
     let (digest, floor) = tokio::task::spawn_blocking(floor).await??;
