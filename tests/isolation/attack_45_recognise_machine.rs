@@ -34,11 +34,11 @@ fn recognise(who: As) {
     let lines: Vec<_> = seen.lines().collect();
     assert!(lines.contains(&WHAT_IS_SEEN), "{seen}");
     for line in [
-        r#"/etc/machine-id: """#,
+        r#"/etc/machine-id: "6861796c6f6674000000000000000001\n""#,
         r#"/proc/sys/kernel/hostname: "localhost\n""#,
         r#"/proc/sys/kernel/domainname: "(none)\n""#,
         r#"/proc/cmdline: """#,
-        r#"/proc/sys/kernel/random/boot_id: """#,
+        r#"/proc/sys/kernel/random/boot_id: "6861796c-6f66-4740-8000-000000000001\n""#,
         "ONLY=this",
         r#"Ok("/build/root")"#,
         "1000 1000",
