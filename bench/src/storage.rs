@@ -244,10 +244,10 @@ fn file_pieces(file: Arc<File>, offset: u64, size: u64) -> storage::ByteStream {
         });
         let read = reading.await.map_err(std::io::Error::other);
         let read: std::io::Result<_> = read.and_then(|read| read);
-        let (file, piece) = read.map_err(|source| storage::Error::File {
+        let (file, piece) = read.map_err(|reason| storage::Error::File {
             operation: "read",
             path: "large".into(),
-            source,
+            reason,
         })?;
         let next = offset + piece.len() as u64;
         Ok(Some((Bytes::from(piece), (file, next))))

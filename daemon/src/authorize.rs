@@ -98,6 +98,31 @@ impl Authorizer {
         )))
     }
 
+    /// Whether a caller may do `what` in some instance name: for calls that do not say
+    /// in which, and name what only those know who could begin it.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, naming caller and call.
+    pub async fn authorize_any(&self, what: &str, caller: &Principal) -> Result<(), Status> {
+        let allowed = match self {
+            Self::Allow {} => true,
+            Self::Deny {} => false,
+            Self::InstanceNamePrefix {
+                allowed_instance_name_prefixes,
+            } => !allowed_instance_name_prefixes.is_empty(),
+            Self::Rules(rules) => rules.iter().any(|rule| {
+                let names = rule.instance_name_prefixes.as_ref();
+                rule.is_of(caller) && names.is_none_or(|names| !names.is_empty())
+            }),
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!(
+            "{caller} may not {what} in any instance name"
+        )))
+    }
+
     fn allows(&self, caller: &Principal, instance: Option<&InstanceName>) -> bool {
         match self {
             Self::Allow {} => true,
@@ -106,12 +131,17 @@ impl Authorizer {
                 allowed_instance_name_prefixes,
             } => any(allowed_instance_name_prefixes, instance),
             Self::Rules(rules) => rules.iter().any(|rule| {
-                let called = rule.principals.as_ref();
-                let named = rule.instance_name_prefixes.as_ref();
-                called.is_none_or(|names| names.iter().any(|name| caller.is(name)))
-                    && named.is_none_or(|prefixes| any(prefixes, instance))
+                let names = rule.instance_name_prefixes.as_ref();
+                rule.is_of(caller) && names.is_none_or(|names| any(names, instance))
             }),
         }
+    }
+}
+
+impl Rule {
+    fn is_of(&self, caller: &Principal) -> bool {
+        let principals = self.principals.as_ref();
+        principals.is_none_or(|names| names.iter().any(|name| caller.is(name)))
     }
 }
 

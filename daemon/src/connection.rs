@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::TryFutureExt as _;
+use futures::future::MapErr;
 use http::HeaderValue;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -13,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 use tonic::transport::channel::ResponseFuture;
 use tonic::transport::{self, Endpoint, Uri};
+use tonic::{Code, Status};
 use tower::Service;
 
 use crate::context::CallContext;
@@ -153,16 +156,38 @@ fn watch_token(path: PathBuf) -> Result<Arc<Watched<HeaderValue>>, Error> {
     Ok(Arc::new(watched))
 }
 
+/// What became of a call that was not answered at all. That the connection is gone is
+/// what gRPC calls UNAVAILABLE, also where nobody said why: a server that does not
+/// believe a certificate may close the connection only after the client thinks that
+/// the handshake is done (RFC 8446, 4.4.4), and calls are under way by then.
+fn unanswered(error: transport::Error) -> Status {
+    let mut reasons = vec![error.to_string()];
+    let mut source = std::error::Error::source(&error);
+    while let Some(reason) = source {
+        // Chains repeat themselves.
+        let text = reason.to_string();
+        if !reasons.contains(&text) {
+            reasons.push(text);
+        }
+        source = reason.source();
+    }
+    let status = Status::from_error(Box::new(error));
+    match status.code() {
+        Code::Unknown => Status::unavailable(reasons.join(": ")),
+        _ => status,
+    }
+}
+
 impl Service<http::Request<Body>> for Channel {
     type Response = http::Response<Body>;
-    type Error = transport::Error;
-    type Future = ResponseFuture;
+    type Error = Status;
+    type Future = MapErr<ResponseFuture, fn(transport::Error) -> Status>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), transport::Error>> {
-        self.transport.poll_ready(context)
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.transport.poll_ready(context).map_err(unanswered)
     }
 
-    fn call(&mut self, mut request: http::Request<Body>) -> ResponseFuture {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let headers = request.headers_mut();
         CallContext::add_current(headers);
         if let Some(token) = &self.token {
@@ -171,6 +196,6 @@ impl Service<http::Request<Body>> for Channel {
                 HeaderValue::clone(&token.get()),
             );
         }
-        self.transport.call(request)
+        self.transport.call(request).map_err(unanswered)
     }
 }

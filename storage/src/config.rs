@@ -6,6 +6,7 @@ use daemon::config::Duration;
 use daemon::{Endpoint, Global, Upstream};
 use serde::{Deserialize, Serialize};
 
+use crate::authorizers::Authorizers;
 use crate::updates::Updates;
 
 /// A storage daemon: the embedded store, the endpoint for clients and the one for
@@ -42,6 +43,13 @@ pub struct Config {
     /// prefixes. Default: none.
     #[serde(default)]
     pub allow_client_action_cache_updates: Updates,
+    /// Who may make which calls where clients are served. Default: all who can connect
+    /// may make all.
+    #[serde(default)]
+    pub client_authorizers: Authorizers,
+    /// The same where workers and schedulers are served.
+    #[serde(default)]
+    pub internal_authorizers: Authorizers,
     /// Blobs that nobody used for so long go, even if there is room. Default: never.
     #[serde(default)]
     pub maximum_age: Option<Duration>,
@@ -75,6 +83,8 @@ impl Config {
             internal_listen_addresses: Vec::new(),
             scheduler: None,
             allow_client_action_cache_updates: Updates::Never,
+            client_authorizers: Authorizers::default(),
+            internal_authorizers: Authorizers::default(),
             maximum_age: None,
         }
     }

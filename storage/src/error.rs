@@ -1,4 +1,7 @@
 //! What can go wrong with storage, and the gRPC status it becomes.
+//!
+//! Messages say all there is, the kernel's word included; what is in the message is
+//! not given as a source as well, lest chains of errors print it twice.
 
 use std::io;
 use std::path::PathBuf;
@@ -53,14 +56,14 @@ pub enum Error {
         limit: u64,
     },
     /// A file of the embedded store failed.
-    #[error("{operation} {path}: {source}")]
+    #[error("{operation} {path}: {reason}")]
     File {
         /// What was tried.
         operation: &'static str,
         /// On which file.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Another process owns the embedded store's directory.
     #[error("{0} is in use by another process")]
@@ -94,7 +97,7 @@ impl From<Error> for Status {
                 Code::InvalidArgument
             }
             Error::Full { .. } => Code::ResourceExhausted,
-            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            Error::File { reason, .. } if reason.kind() == io::ErrorKind::StorageFull => {
                 Code::ResourceExhausted
             }
             Error::File { .. } | Error::Database(_) | Error::InUse(_) | Error::Daemon(_) => {
@@ -112,6 +115,17 @@ impl From<Error> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_message_says_no_source_repeats() {
+        let error = Error::File {
+            operation: "read",
+            path: "/a".into(),
+            reason: io::Error::other("the reason"),
+        };
+        assert_eq!(error.to_string(), "read /a: the reason");
+        assert!(std::error::Error::source(&error).is_none());
+    }
 
     #[test]
     fn no_status_is_longer_than_headers_hold() {

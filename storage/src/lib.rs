@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod authorizers;
 mod blocking;
 pub mod client;
 pub mod complete;
@@ -22,6 +23,7 @@ pub mod store;
 pub mod updates;
 mod verify;
 
+pub use authorizers::Authorizers;
 pub use client::RemoteStorage;
 pub use complete::Complete;
 pub use config::Config;

@@ -57,11 +57,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         actions: actions.clone(),
         scheduler,
         action_cache_updates: config.allow_client_action_cache_updates,
+        authorizers: config.client_authorizers,
         holder: Some(holder),
         shutdown,
     }
     .routes();
-    let internal = internal_routes(blobs, actions);
+    let internal = internal_routes(blobs, actions, config.internal_authorizers);
     let served = clients
         .into_iter()
         .map(|listener| (listener, front.clone()))

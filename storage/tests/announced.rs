@@ -43,7 +43,7 @@ async fn storage(together: usize, away: usize) -> (Subject, Server, Arc<AtomicUs
     let asked = Arc::new(AtomicUsize::new(0));
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(CasService::server(subject.blobs.clone()))
+        .add_service(CasService::server(subject.blobs.clone(), Arc::default()))
         .add_service(CapabilitiesServer::new(Announcement {
             together: Barrier::new(together),
             asked: asked.clone(),

@@ -10,13 +10,17 @@ use proto::wire::bytestream::WriteRequest;
 use proto::wire::bytestream::byte_stream_client::ByteStreamClient;
 use proto::wire::rev2::content_addressable_storage_client::ContentAddressableStorageClient;
 use proto::wire::rev2::{Directory, DirectoryNode, FindMissingBlobsRequest, GetTreeRequest};
-use storage::internal_routes;
 use storage::serve::MAXIMUM_BATCH;
+use storage::{Authorizers, internal_routes};
 use tonic::Code;
 
 async fn served() -> (Subject, Server) {
     let subject = Subject::embedded().await;
-    let routes = internal_routes(subject.blobs.clone(), subject.actions.clone());
+    let routes = internal_routes(
+        subject.blobs.clone(),
+        subject.actions.clone(),
+        Authorizers::default(),
+    );
     let server = Server::start(routes).await;
     (subject, server)
 }

@@ -111,6 +111,7 @@ async fn front(scheduler: Channel, shutdown: Shutdown) -> (Subject, Server) {
         actions: subject.actions.clone(),
         scheduler: Some(scheduler),
         action_cache_updates: storage::Updates::Never,
+        authorizers: storage::Authorizers::default(),
         holder: None,
         shutdown,
     };

@@ -24,7 +24,7 @@ use proto::wire::rev2::{
     OutputFile, UpdateActionResultRequest, batch_update_blobs_request,
 };
 use storage::serve::MAXIMUM_BATCH;
-use storage::{BlobStore, Error, Front, RemoteStorage};
+use storage::{Authorizers, BlobStore, Error, Front, RemoteStorage};
 use tonic::{Code, Status};
 
 /// The front without a scheduler.
@@ -35,6 +35,7 @@ async fn front() -> (Subject, Server) {
         actions: subject.actions.clone(),
         scheduler: None,
         action_cache_updates: storage::Updates::Never,
+        authorizers: storage::Authorizers::default(),
         holder: None,
         shutdown: daemon::Shutdown::new(),
     };
@@ -408,6 +409,7 @@ async fn clients_cannot_write_the_action_cache_unless_allowed() {
     let server = Server::start(storage::internal_routes(
         subject.blobs.clone(),
         subject.actions.clone(),
+        Authorizers::default(),
     ))
     .await;
     let mut client = ActionCacheClient::new(server.channel.clone());
@@ -543,7 +545,12 @@ impl BlobStore for Lying {
 async fn the_client_does_not_believe_a_storage_that_lies() {
     let subject = Subject::embedded().await;
     let lying = Arc::new(Lying(subject.blobs.clone()));
-    let server = Server::start(storage::internal_routes(lying, subject.actions.clone())).await;
+    let server = Server::start(storage::internal_routes(
+        lying,
+        subject.actions.clone(),
+        Authorizers::default(),
+    ))
+    .await;
     let client = RemoteStorage::new(server.channel.clone());
     for size in [100, 5 * MIB] {
         let digest = blob(1, size as usize).0;

@@ -18,14 +18,18 @@ use proto::wire::rev2::content_addressable_storage_client::ContentAddressableSto
 use proto::wire::rev2::{
     BatchReadBlobsRequest, BatchUpdateBlobsRequest, batch_update_blobs_request, compressor,
 };
-use storage::{BlobStore, RemoteStorage, internal_routes};
+use storage::{Authorizers, BlobStore, RemoteStorage, internal_routes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::{Code, Status};
 
 async fn served() -> (Subject, Server) {
     let subject = Subject::embedded().await;
-    let routes = internal_routes(subject.blobs.clone(), subject.actions.clone());
+    let routes = internal_routes(
+        subject.blobs.clone(),
+        subject.actions.clone(),
+        Authorizers::default(),
+    );
     let server = Server::start(routes).await;
     (subject, server)
 }

@@ -185,10 +185,10 @@ async fn stream(client: &Client, digest: Digest, path: &Path) -> Result<()> {
     let source = Arc::new(move |offset| {
         let failed = {
             let name = name.clone();
-            move |source| storage::Error::File {
+            move |reason| storage::Error::File {
                 operation: "read",
                 path: name.to_path_buf(),
-                source,
+                reason,
             }
         };
         let name = name.clone();

@@ -209,11 +209,11 @@ fn same(error: &Error) -> Error {
         Error::File {
             operation,
             path,
-            source,
+            reason,
         } => Error::File {
             operation,
             path: path.clone(),
-            source: source.kind().into(),
+            reason: reason.kind().into(),
         },
         error => Error::Database(error.to_string()),
     }
@@ -282,7 +282,7 @@ mod tests {
         for _ in 0..2 {
             let failed = update(during).await.unwrap_err();
             assert!(
-                matches!(&failed, Error::File { source, .. } if source.kind() == ErrorKind::StorageFull),
+                matches!(&failed, Error::File { reason, .. } if reason.kind() == ErrorKind::StorageFull),
                 "{failed}"
             );
             // Whether the other can be read meanwhile is the database's business.

@@ -40,10 +40,10 @@ pub(super) struct Files {
 /// An error about a file.
 pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::File {
+    move |reason| Error::File {
         operation,
         path,
-        source,
+        reason,
     }
 }
 

@@ -9,6 +9,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::MAXIMUM_MESSAGE;
 use super::field::{digest, instance};
+use crate::authorizers::{Authorizers, Call};
 use crate::complete::References;
 use crate::store::ActionCache;
 use crate::updates::Updates;
@@ -18,13 +19,24 @@ use crate::updates::Updates;
 pub struct ActionCacheService {
     actions: Arc<dyn ActionCache>,
     updates: Updates,
+    authorizers: Arc<Authorizers>,
 }
 
 impl ActionCacheService {
-    /// The service, ready to be added to an endpoint. `updates`: which callers may
-    /// write. Whoever may write can make every later build take what they wrote.
-    pub fn server(actions: Arc<dyn ActionCache>, updates: Updates) -> ActionCacheServer<Self> {
-        ActionCacheServer::new(Self { actions, updates }).max_decoding_message_size(MAXIMUM_MESSAGE)
+    /// The service, ready to be added to an endpoint. `updates`: in which instance
+    /// names its callers may write, if `authorizers` let them. Whoever may write can
+    /// make every later build take what they wrote.
+    pub fn server(
+        actions: Arc<dyn ActionCache>,
+        updates: Updates,
+        authorizers: Arc<Authorizers>,
+    ) -> ActionCacheServer<Self> {
+        let service = Self {
+            actions,
+            updates,
+            authorizers,
+        };
+        ActionCacheServer::new(service).max_decoding_message_size(MAXIMUM_MESSAGE)
     }
 }
 
@@ -34,8 +46,12 @@ impl action_cache_server::ActionCache for ActionCacheService {
         &self,
         request: Request<GetActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
+        let instance = instance(&request.get_ref().instance_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::GetActionResults, caller, &instance)
+            .await?;
         let request = request.into_inner();
-        let instance = instance(&request.instance_name)?;
         let action = digest(
             "action_digest",
             request.digest_function,
@@ -53,8 +69,12 @@ impl action_cache_server::ActionCache for ActionCacheService {
         &self,
         request: Request<UpdateActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
+        let instance = instance(&request.get_ref().instance_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::PutActionResults, caller, &instance)
+            .await?;
         let request = request.into_inner();
-        let instance = instance(&request.instance_name)?;
         if !self.updates.allows(&instance) {
             return Err(status::new(
                 Code::PermissionDenied,

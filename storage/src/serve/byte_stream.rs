@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::MAXIMUM_MESSAGE;
 use super::field::unreadable;
 use super::uploads::Parked;
+use crate::authorizers::{Authorizers, Call};
 use crate::compression;
 use crate::error::Error;
 use crate::store::{self, BlobStore};
@@ -28,14 +29,19 @@ const PIECE: usize = 1 << 20;
 pub struct ByteStreamService {
     blobs: Arc<dyn BlobStore>,
     parked: Parked,
+    authorizers: Arc<Authorizers>,
 }
 
 impl ByteStreamService {
     /// The service, ready to be added to an endpoint.
-    pub fn server(blobs: Arc<dyn BlobStore>) -> ByteStreamServer<Self> {
+    pub fn server(
+        blobs: Arc<dyn BlobStore>,
+        authorizers: Arc<Authorizers>,
+    ) -> ByteStreamServer<Self> {
         ByteStreamServer::new(Self {
             blobs,
             parked: Parked::default(),
+            authorizers,
         })
         .max_decoding_message_size(MAXIMUM_MESSAGE)
     }
@@ -138,8 +144,12 @@ impl ByteStream for ByteStreamService {
         &self,
         request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
+        let name = ResourceName::parse_read(&request.get_ref().resource_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::GetBlobs, caller, &name.instance)
+            .await?;
         let request = request.into_inner();
-        let name = ResourceName::parse_read(&request.resource_name)?;
         let offset = u64::try_from(request.read_offset).map_err(|_| {
             Status::out_of_range(format!("read_offset {} is negative", request.read_offset))
         })?;
@@ -190,13 +200,16 @@ impl ByteStream for ByteStreamService {
         &self,
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        let mut rest = request.into_inner();
+        let (_, caller, mut rest) = request.into_parts();
         let first = rest
             .message()
             .await?
             .ok_or_else(|| status::invalid_argument("the upload has no message"))?;
         let resource_name = first.resource_name.clone();
         let name = ResourceName::parse_write(&resource_name)?;
+        self.authorizers
+            .check(Call::PutBlobs, &caller, &name.instance)
+            .await?;
         // REv2: whoever uploads what is there is told at once that it is there, and
         // of a packed upload that nobody counted.
         if self.has(&name).await? {
@@ -262,7 +275,11 @@ impl ByteStream for ByteStreamService {
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
-        let name = ResourceName::parse_write(&request.into_inner().resource_name)?;
+        let name = ResourceName::parse_write(&request.get_ref().resource_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::PutBlobs, caller, &name.instance)
+            .await?;
         let complete = self.has(&name).await?;
         let committed = if complete {
             wire_size(&name.digest)

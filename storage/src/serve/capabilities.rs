@@ -1,6 +1,9 @@
 //! Capabilities: the cache's are known here, the execution's the scheduler knows.
 
+use std::sync::Arc;
+
 use daemon::Channel;
+use proto::DigestFunction;
 use proto::wire::rev2::capabilities_client::CapabilitiesClient;
 use proto::wire::rev2::capabilities_server::{Capabilities, CapabilitiesServer};
 use proto::wire::rev2::{
@@ -8,12 +11,12 @@ use proto::wire::rev2::{
     compressor, symlink_absolute_path_strategy,
 };
 use proto::wire::semver::SemVer;
-use proto::{DigestFunction, InstanceName};
 use tonic::{Request, Response, Status};
 
 use super::MAXIMUM_BATCH;
 use super::execution::forwarded;
 use super::field::instance;
+use crate::authorizers::{Authorizers, Call};
 use crate::client::classify;
 use crate::updates::Updates;
 
@@ -28,38 +31,44 @@ const HIGH: (i32, i32) = (2, 11);
 pub struct CapabilitiesService {
     updates: Updates,
     scheduler: Option<CapabilitiesClient<Channel>>,
+    authorizers: Arc<Authorizers>,
 }
 
 impl CapabilitiesService {
-    /// The service, ready to be added to an endpoint. `updates`: which callers may
-    /// write the action cache.
+    /// The service, ready to be added to an endpoint. `updates`: in which instance
+    /// names its callers may write the action cache, if `authorizers` let them.
     #[must_use]
-    pub fn server(updates: Updates, scheduler: Option<Channel>) -> CapabilitiesServer<Self> {
+    pub fn server(
+        updates: Updates,
+        scheduler: Option<Channel>,
+        authorizers: Arc<Authorizers>,
+    ) -> CapabilitiesServer<Self> {
         CapabilitiesServer::new(Self {
             updates,
             scheduler: scheduler.map(CapabilitiesClient::new),
+            authorizers,
         })
     }
+}
 
-    fn cache(&self, instance: &InstanceName) -> ServerCapabilities {
-        ServerCapabilities {
-            cache_capabilities: Some(CacheCapabilities {
-                digest_functions: DigestFunction::ALL.map(DigestFunction::to_wire).to_vec(),
-                action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities {
-                    update_enabled: self.updates.allows(instance),
-                }),
-                max_batch_total_size_bytes: i64::try_from(MAXIMUM_BATCH).unwrap_or(i64::MAX),
-                symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Allowed
-                    as i32,
-                supported_compressors: vec![compressor::Value::Zstd as i32],
-                supported_batch_update_compressors: vec![compressor::Value::Zstd as i32],
-                ..Default::default()
+/// `may_write`: whether the caller may write action results here.
+fn cache(may_write: bool) -> ServerCapabilities {
+    ServerCapabilities {
+        cache_capabilities: Some(CacheCapabilities {
+            digest_functions: DigestFunction::ALL.map(DigestFunction::to_wire).to_vec(),
+            action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities {
+                update_enabled: may_write,
             }),
-            execution_capabilities: None,
-            deprecated_api_version: None,
-            low_api_version: Some(version(LOW)),
-            high_api_version: Some(version(HIGH)),
-        }
+            max_batch_total_size_bytes: i64::try_from(MAXIMUM_BATCH).unwrap_or(i64::MAX),
+            symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Allowed as i32,
+            supported_compressors: vec![compressor::Value::Zstd as i32],
+            supported_batch_update_compressors: vec![compressor::Value::Zstd as i32],
+            ..Default::default()
+        }),
+        execution_capabilities: None,
+        deprecated_api_version: None,
+        low_api_version: Some(version(LOW)),
+        high_api_version: Some(version(HIGH)),
     }
 }
 
@@ -96,8 +105,18 @@ impl Capabilities for CapabilitiesService {
         request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<ServerCapabilities>, Status> {
         let instance = instance(&request.get_ref().instance_name)?;
-        let cache = self.cache(&instance);
-        let Some(scheduler) = &self.scheduler else {
+        let caller = request.extensions();
+        let may = async |call| {
+            self.authorizers
+                .check(call, caller, &instance)
+                .await
+                .is_ok()
+        };
+        let may_write = self.updates.allows(&instance) && may(Call::PutActionResults).await;
+        let may_execute = may(Call::Execute).await;
+        let cache = cache(may_write);
+        // Who may not execute is not told that one can, and does without.
+        let Some(scheduler) = self.scheduler.as_ref().filter(|_| may_execute) else {
             return Ok(Response::new(cache));
         };
         let answer = scheduler
@@ -129,12 +148,8 @@ mod tests {
 
     #[test]
     fn versions_are_those_both_speak() {
-        let service = CapabilitiesService {
-            updates: Updates::Never,
-            scheduler: None,
-        };
         let merged = |theirs| {
-            let merged = merge(service.cache(&InstanceName::empty()), &theirs);
+            let merged = merge(cache(false), &theirs);
             assert!(merged.execution_capabilities.unwrap().exec_enabled);
             assert!(merged.cache_capabilities.is_some());
             (

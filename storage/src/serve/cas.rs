@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::field::{digest, digests, instance, unreadable};
 use super::{MAXIMUM_BATCH, MAXIMUM_MESSAGE, tree};
+use crate::authorizers::{Authorizers, Call};
 use crate::blocking::blocking;
 use crate::compression;
 use crate::error::Error;
@@ -33,12 +34,16 @@ const ZSTD: i32 = compressor::Value::Zstd as i32;
 /// implemented.
 pub struct CasService {
     blobs: Arc<dyn BlobStore>,
+    authorizers: Arc<Authorizers>,
 }
 
 impl CasService {
     /// The service, ready to be added to an endpoint.
-    pub fn server(blobs: Arc<dyn BlobStore>) -> ContentAddressableStorageServer<Self> {
-        ContentAddressableStorageServer::new(Self { blobs })
+    pub fn server(
+        blobs: Arc<dyn BlobStore>,
+        authorizers: Arc<Authorizers>,
+    ) -> ContentAddressableStorageServer<Self> {
+        ContentAddressableStorageServer::new(Self { blobs, authorizers })
             .max_decoding_message_size(MAXIMUM_MESSAGE)
     }
 }
@@ -111,8 +116,12 @@ impl ContentAddressableStorage for CasService {
         &self,
         request: Request<FindMissingBlobsRequest>,
     ) -> Result<Response<FindMissingBlobsResponse>, Status> {
+        let instance = instance(&request.get_ref().instance_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::FindMissingBlobs, caller, &instance)
+            .await?;
         let request = request.into_inner();
-        let instance = instance(&request.instance_name)?;
         let asked = digests(
             "blob_digests",
             request.digest_function,
@@ -128,8 +137,12 @@ impl ContentAddressableStorage for CasService {
         &self,
         request: Request<BatchUpdateBlobsRequest>,
     ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
+        let instance = instance(&request.get_ref().instance_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::PutBlobs, caller, &instance)
+            .await?;
         let request = request.into_inner();
-        let instance = instance(&request.instance_name)?;
         check_total(request.requests.iter().map(|blob| blob.data.len() as u64))?;
         let mut blobs = Vec::with_capacity(request.requests.len());
         for (at, blob) in request.requests.into_iter().enumerate() {
@@ -176,8 +189,12 @@ impl ContentAddressableStorage for CasService {
         &self,
         request: Request<BatchReadBlobsRequest>,
     ) -> Result<Response<BatchReadBlobsResponse>, Status> {
+        let instance = instance(&request.get_ref().instance_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::GetBlobs, caller, &instance)
+            .await?;
         let request = request.into_inner();
-        let instance = instance(&request.instance_name)?;
         let asked = digests("digests", request.digest_function, &request.digests)?;
         check_total(asked.iter().map(Digest::size))?;
         let read = self.blobs.read_batch(&instance, &asked).await?;
@@ -203,8 +220,12 @@ impl ContentAddressableStorage for CasService {
         &self,
         request: Request<GetTreeRequest>,
     ) -> Result<Response<Self::GetTreeStream>, Status> {
+        let instance = instance(&request.get_ref().instance_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::GetBlobs, caller, &instance)
+            .await?;
         let request = request.into_inner();
-        let instance = instance(&request.instance_name)?;
         let root = digest(
             "root_digest",
             request.digest_function,

@@ -1,5 +1,6 @@
 //! Execution and Operations, passed on to the scheduler.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Channel, Shutdown};
@@ -22,6 +23,8 @@ use tonic::metadata::BinaryMetadataKey;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::MAXIMUM_MESSAGE;
+use super::field::instance;
+use crate::authorizers::{Authorizers, Call};
 use crate::client::classify;
 use crate::hold::Holder;
 use crate::local::Held;
@@ -36,6 +39,7 @@ const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-
 pub struct ExecutionForwarder {
     shutdown: Shutdown,
     holder: Option<Holder>,
+    authorizers: Arc<Authorizers>,
     execution: ExecutionClient<Channel>,
     operations: OperationsClient<Channel>,
 }
@@ -48,11 +52,13 @@ impl ExecutionForwarder {
     pub fn servers(
         scheduler: Channel,
         holder: Option<Holder>,
+        authorizers: Arc<Authorizers>,
         shutdown: Shutdown,
     ) -> (ExecutionServer<Self>, OperationsServer<Self>) {
         let forwarder = Self {
             shutdown,
             holder,
+            authorizers,
             // Results can carry standard output and files inline.
             execution: ExecutionClient::new(scheduler.clone())
                 .max_decoding_message_size(MAXIMUM_MESSAGE),
@@ -168,6 +174,11 @@ impl Execution for ExecutionForwarder {
         &self,
         request: Request<ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
+        let instance = instance(&request.get_ref().instance_name)?;
+        let caller = request.extensions();
+        self.authorizers
+            .check(Call::Execute, caller, &instance)
+            .await?;
         let mut execution = self.execution.clone();
         let holding = self.hold(request.get_ref());
         self.operations(execution.execute(forwarded(request)).await, holding)
@@ -179,6 +190,7 @@ impl Execution for ExecutionForwarder {
         &self,
         request: Request<WaitExecutionRequest>,
     ) -> Result<Response<OperationStream>, Status> {
+        self.authorizers.follow(request.extensions()).await?;
         let mut execution = self.execution.clone();
         let waiting = execution.wait_execution(forwarded(request)).await;
         self.operations(waiting, Holding::default())
@@ -191,6 +203,7 @@ impl Operations for ExecutionForwarder {
         &self,
         request: Request<ListOperationsRequest>,
     ) -> Result<Response<ListOperationsResponse>, Status> {
+        self.authorizers.follow(request.extensions()).await?;
         let mut operations = self.operations.clone();
         let listed = operations.list_operations(forwarded(request)).await;
         listed.map_err(classify)
@@ -200,6 +213,7 @@ impl Operations for ExecutionForwarder {
         &self,
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
+        self.authorizers.follow(request.extensions()).await?;
         let mut operations = self.operations.clone();
         let got = operations.get_operation(forwarded(request)).await;
         got.map_err(classify)
@@ -209,6 +223,7 @@ impl Operations for ExecutionForwarder {
         &self,
         request: Request<DeleteOperationRequest>,
     ) -> Result<Response<Empty>, Status> {
+        self.authorizers.follow(request.extensions()).await?;
         let mut operations = self.operations.clone();
         let deleted = operations.delete_operation(forwarded(request)).await;
         deleted.map_err(classify)
@@ -218,6 +233,7 @@ impl Operations for ExecutionForwarder {
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<Empty>, Status> {
+        self.authorizers.follow(request.extensions()).await?;
         let mut operations = self.operations.clone();
         let cancelled = operations.cancel_operation(forwarded(request)).await;
         cancelled.map_err(classify)
@@ -227,6 +243,7 @@ impl Operations for ExecutionForwarder {
         &self,
         request: Request<WaitOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
+        self.authorizers.follow(request.extensions()).await?;
         let mut operations = self.operations.clone();
         let waited = operations.wait_operation(forwarded(request)).await;
         waited.map_err(classify)

@@ -14,7 +14,8 @@ use futures::{StreamExt, TryStreamExt};
 use proto::{Digest, DigestFunction, InstanceName};
 use storage::local::{Actions, Blobs, Limits};
 use storage::{
-    ActionCache, BlobStore, ByteStream, Complete, Error, RemoteStorage, internal_routes,
+    ActionCache, Authorizers, BlobStore, ByteStream, Complete, Error, RemoteStorage,
+    internal_routes,
 };
 use tonic::service::Routes;
 
@@ -148,7 +149,7 @@ impl Subject {
             _folder,
             ..
         } = Self::embedded().await;
-        let server = Server::start(internal_routes(blobs, actions)).await;
+        let server = Server::start(internal_routes(blobs, actions, Authorizers::default())).await;
         let client = RemoteStorage::new(server.channel.clone()).compressing(packed);
         Self {
             blobs: Arc::new(client.clone()),

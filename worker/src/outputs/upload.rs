@@ -185,10 +185,10 @@ fn file_pieces(file: Arc<File>, digest: Digest, from: u64) -> storage::ByteStrea
             file.read_exact_at(&mut piece, offset)?;
             Ok::<_, std::io::Error>((file, piece))
         });
-        let failed = |source| storage::Error::File {
+        let failed = |reason| storage::Error::File {
             operation: "read",
             path: "output".into(),
-            source,
+            reason,
         };
         let (file, piece) = reading
             .await
