@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const PROTOCOLS: [&str; 11] = [
+const PROTOCOLS: [&str; 12] = [
     "buildbarn/buildqueuestate.proto",
     "buildbarn/cas.proto",
     "buildbarn/completedactionlogger.proto",
@@ -10,6 +10,7 @@ const PROTOCOLS: [&str; 11] = [
     "buildbarn/remoteworker.proto",
     "buildbarn/resourceusage.proto",
     "buildbarn/runner.proto",
+    "buildbarn/tmp_installer.proto",
     "hayloft/action.proto",
     "hayloft/runner.proto",
     "hayloft/scheduler.proto",

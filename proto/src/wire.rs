@@ -30,6 +30,9 @@ generated!(
     /// Worker to runner (`buildbarn.runner`).
     runner, "buildbarn.runner");
 generated!(
+    /// Runner to its installer of temporary directories (`buildbarn.tmp_installer`).
+    tmp_installer, "buildbarn.tmp_installer");
+generated!(
     /// Operator to scheduler (`buildbarn.buildqueuestate`).
     buildqueuestate, "buildbarn.buildqueuestate");
 generated!(

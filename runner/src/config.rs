@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use daemon::duration::Duration;
-use daemon::{Endpoint, Global};
+use daemon::{Endpoint, Global, Upstream};
 use sandbox::{CgroupChoice, HostIds, Need, Policy, Protection, ServiceHalf};
 use serde::{Deserialize, Serialize};
 
+use crate::attendant::Duties;
 use crate::error::StartError;
 use crate::limits::{self, CommandLimits};
 
@@ -64,6 +65,18 @@ pub struct Config {
     /// `root = "host"` only.
     #[serde(default)]
     pub symlink_temporary_directories: Vec<PathBuf>,
+    /// Absolute paths of the host that must exist for the runner to be ready, say of a
+    /// file system that is mounted. Where one is missing when a command failed, that is
+    /// no result but UNAVAILABLE.
+    #[serde(default)]
+    pub readiness_checking_pathnames: Vec<PathBuf>,
+    /// A program of the host's and its arguments, run as the runner's user, before the
+    /// first command and after the last one of those that run at a time.
+    #[serde(default)]
+    pub run_command_cleaner: Vec<String>,
+    /// Who is told of each command's temporary directory before that starts
+    /// (`buildbarn.tmp_installer`).
+    pub temporary_directory_installer: Option<Upstream>,
     /// Limits of each command.
     #[serde(default)]
     pub limits: CommandLimits,
@@ -205,6 +218,18 @@ impl Config {
         if self.termination_grace.0 > std::time::Duration::from_secs(30) {
             return invalid("termination_grace", "is more than 30 s");
         }
+        let relative = |path: &&PathBuf| !path.is_absolute();
+        if let Some(path) = self.readiness_checking_pathnames.iter().find(relative) {
+            let reason = format!("has {}, which is not an absolute path", path.display());
+            return invalid("readiness_checking_pathnames", reason);
+        }
+        if self
+            .run_command_cleaner
+            .first()
+            .is_some_and(String::is_empty)
+        {
+            return invalid("run_command_cleaner", "names no program");
+        }
         self.check_users(as_root)?;
         let most = sandbox::most_concurrent(self.pool_size);
         self.maximum_concurrent = Some(self.concurrent(most)?);
@@ -268,6 +293,15 @@ impl Config {
             }
             // Subordinate ids: whether they are is found out when they are mapped.
             (false, _) => Ok(()),
+        }
+    }
+
+    /// What is to be done around commands.
+    pub(crate) fn duties(&self) -> Duties {
+        Duties {
+            pathnames: self.readiness_checking_pathnames.clone(),
+            cleaner: self.run_command_cleaner.clone(),
+            installer: self.temporary_directory_installer.clone(),
         }
     }
 

@@ -30,6 +30,9 @@ pub enum StartError {
     /// The sandbox cannot be had, or failed as a whole.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
+    /// What is to be done around commands cannot be.
+    #[error("the attendant does not serve: {0}")]
+    Attendant(#[source] std::io::Error),
     /// The service half cannot start.
     #[error("cannot start serving: {0}")]
     Serve(#[source] std::io::Error),
@@ -58,6 +61,15 @@ pub enum Error {
     /// A path that readiness depends on is not there.
     #[error("not ready: {0}")]
     NotReady(Failure),
+    /// A path of the host that must be there is not.
+    #[error("not ready: {}", .0.message())]
+    Pathname(Status),
+    /// The cleaner failed.
+    #[error("cleaning failed: {}", .0.message())]
+    Clean(Status),
+    /// The installer of temporary directories failed.
+    #[error("the installer of temporary directories failed: {}", .0.message())]
+    Installer(Status),
     /// The sandbox failed.
     #[error("the sandbox failed: {0}")]
     Sandbox(Failure),
@@ -90,6 +102,9 @@ impl From<Error> for Status {
             }
             Error::NotReady(_) | Error::Killed | Error::Stopping | Error::LauncherGone => {
                 Self::unavailable(message)
+            }
+            Error::Pathname(status) | Error::Clean(status) | Error::Installer(status) => {
+                Self::new(status.code(), message)
             }
             Error::Exceeded(_) => Self::resource_exhausted(message),
             Error::Sandbox(_) | Error::LauncherIo(_) | Error::Answer => Self::internal(message),

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::config::Root;
 use crate::launcher::Launcher;
+use crate::upkeep::Upkeep;
 use crate::{request, result};
 
 /// Says what the sandbox is, runs commands that have a timeout, and cleans what
@@ -17,6 +18,7 @@ use crate::{request, result};
 #[derive(Clone, Debug)]
 pub(crate) struct ExtensionService {
     pub(crate) launcher: Launcher,
+    pub(crate) upkeep: Upkeep,
     pub(crate) set_tmpdir: bool,
     pub(crate) root: Root,
     /// What commands have where their requests say nothing else.
@@ -57,7 +59,7 @@ impl RunnerExtension for ExtensionService {
             return Err(Status::unimplemented("overlay: this host cannot make any"));
         }
         let request = request::validate(request, self.set_tmpdir)?;
-        let done = self.launcher.run(&request).await?;
+        let done = self.upkeep.run(&request).await?;
         let limits = self.limits.overridden(&request.limits);
         Ok(Response::new(RunResponse {
             exit_code: result::exit_code(done.end)?,

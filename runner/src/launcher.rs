@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::upkeep::Stay;
 
 /// Sends requests to the launcher and hands each reply to who waits for it.
 ///
@@ -52,7 +53,14 @@ struct Calls {
 #[derive(Debug)]
 struct Call {
     answer: oneshot::Sender<Reply>,
-    _turn: Option<OwnedSemaphorePermit>,
+    _run: Option<Run>,
+}
+
+/// What a command has until all of it is dead.
+#[derive(Debug)]
+struct Run {
+    _turn: OwnedSemaphorePermit,
+    _stay: Option<Stay>,
 }
 
 impl Launcher {
@@ -94,13 +102,22 @@ impl Launcher {
         self.connection.socket.get_ref().overlays()
     }
 
-    /// Runs a command when it is its turn; returns when all of it is dead.
-    pub(crate) async fn run(&self, request: &RunRequest) -> Result<Done, Error> {
+    /// Runs a command when it is its turn; returns when all of it is dead. `stay` ends
+    /// then, also when nobody waits for that any more.
+    pub(crate) async fn run(
+        &self,
+        request: &RunRequest,
+        stay: Option<Stay>,
+    ) -> Result<Done, Error> {
         let turns = Arc::clone(&self.connection.turns);
         let turn = turns.acquire_owned().await.map_err(|_| Error::Stopping)?;
         let id = self.next_id();
         let frame = Frame::run(id, request).map_err(client_error)?;
-        match self.call(id, &frame, Some(turn)).await? {
+        let run = Run {
+            _turn: turn,
+            _stay: stay,
+        };
+        match self.call(id, &frame, Some(run)).await? {
             Reply::Done(done) => Ok(*done),
             Reply::Failed { failure, .. } => Err(run_failure(failure)),
             _ => Err(Error::Answer),
@@ -146,24 +163,16 @@ impl Launcher {
         self.connection.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    async fn call(
-        &self,
-        id: u64,
-        frame: &Frame,
-        turn: Option<OwnedSemaphorePermit>,
-    ) -> Result<Reply, Error> {
+    async fn call(&self, id: u64, frame: &Frame, run: Option<Run>) -> Result<Reply, Error> {
         let connection = &self.connection;
-        let kills = turn.is_some();
+        let kills = run.is_some();
         let (answer, answered) = oneshot::channel();
         {
             let mut calls = connection.calls();
             if calls.closed {
                 return Err(Error::LauncherGone);
             }
-            let call = Call {
-                answer,
-                _turn: turn,
-            };
+            let call = Call { answer, _run: run };
             calls.by_id.insert(id, call);
         }
         let mut sent = Sent {

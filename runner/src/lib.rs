@@ -5,10 +5,12 @@
 //! half, here, speaks gRPC and has no rights at all: a request is validated
 //! (`request`), sent to the launcher (`launcher`), and its outcome told in the
 //! protocol's words (`result`). Two services share the socket: Buildbarn's own
-//! (`service`) and what it has no place for (`extension`).
+//! (`service`) and what it has no place for (`extension`). What is to be done around
+//! commands (`upkeep`) a third process does (`attendant`), where anything is.
 
 #![forbid(unsafe_code)]
 
+mod attendant;
 mod config;
 mod error;
 mod extension;
@@ -18,6 +20,7 @@ mod request;
 mod result;
 mod serve;
 mod service;
+mod upkeep;
 
 use std::fs::Permissions;
 use std::os::fd::{AsFd, AsRawFd};
@@ -65,14 +68,17 @@ fn start(config: Config) -> Result<ExitCode, StartError> {
         sockets.extend(bind(endpoint)?);
     }
     let diagnostics = config.global.bind()?;
-    let keep = sockets
-        .iter()
-        .chain(&diagnostics)
-        .map(|socket| socket.as_fd().as_raw_fd())
-        .collect();
-    let sandbox = config.sandbox(keep)?;
+    let duties = config.duties();
+    let attendant = match duties.any() {
+        true => Some(sandbox::attend(|stream| duties.attend(stream))?),
+        false => None,
+    };
+    let sockets_kept = sockets.iter().chain(&diagnostics).map(AsFd::as_fd);
+    let attendants = attendant.iter().map(AsFd::as_fd);
+    let keep = sockets_kept.chain(attendants);
+    let sandbox = config.sandbox(keep.map(|fd| fd.as_raw_fd()).collect())?;
     let code = sandbox::split(sandbox, |client| {
-        serve::run(client, sockets, diagnostics, &config).unwrap_or_else(|error| {
+        serve::run(client, sockets, diagnostics, attendant, &config).unwrap_or_else(|error| {
             tracing::error!("{error}");
             ExitCode::FAILURE
         })

@@ -57,8 +57,7 @@ pub(crate) fn validate(
         return invalid("stderr_path", "is the stdout_path");
     }
     let (lower_directories, scratch_directory) = overlay(request.overlay.as_ref())?;
-    // Nothing is put there yet, but a wrong one is wrong already.
-    path("server_logs_directory", &request.server_logs_directory)?;
+    let server_logs_directory = path("server_logs_directory", &request.server_logs_directory)?;
     let arguments = arguments(request.arguments)?;
     let mut environment = environment(request.environment_variables)?;
     let has_tmpdir = environment.iter().any(|(name, _)| name == b"TMPDIR");
@@ -75,6 +74,7 @@ pub(crate) fn validate(
         temporary_directory,
         stdout_path,
         stderr_path,
+        server_logs_directory,
         timeout,
         limits: limits(&request.limits)?,
     })

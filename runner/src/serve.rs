@@ -1,5 +1,6 @@
 //! The service half.
 
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use daemon::listener::Socket;
@@ -11,11 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+use crate::attendant::Attendant;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::extension::ExtensionService;
 use crate::launcher::Launcher;
 use crate::service::RunnerService;
+use crate::upkeep::Upkeep;
 
 /// Most bytes of a request: what the launcher takes, and some for the framing.
 const REQUEST_BYTES: usize = (sandbox::RUN_BYTES as usize) + (64 << 10);
@@ -28,23 +31,34 @@ pub(crate) fn run(
     client: Client,
     sockets: Vec<Socket>,
     diagnostics: Vec<Socket>,
+    attendant: Option<UnixStream>,
     config: &Config,
 ) -> Result<ExitCode, StartError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(StartError::Serve)?
-        .block_on(serve(client, sockets, diagnostics, config))
+        .block_on(serve(client, sockets, diagnostics, attendant, config))
 }
 
 async fn serve(
     client: Client,
     sockets: Vec<Socket>,
     diagnostics_sockets: Vec<Socket>,
+    attendant: Option<UnixStream>,
     config: &Config,
 ) -> Result<ExitCode, StartError> {
     let concurrent = config.maximum_concurrent.unwrap_or(1);
     let launcher = Launcher::new(client, concurrent).map_err(StartError::Serve)?;
+    let attendant = match attendant {
+        Some(stream) => Some(
+            Attendant::new(stream)
+                .await
+                .map_err(StartError::Attendant)?,
+        ),
+        None => None,
+    };
+    let upkeep = Upkeep::new(launcher.clone(), attendant, &config.duties());
     for held in launcher.protections().iter().filter(|held| !held.held) {
         let (protection, why) = (held.protection, &held.why);
         tracing::warn!(%protection, why, remedy = held.remedy, "commands run without a protection");
@@ -56,11 +70,12 @@ async fn serve(
     let diagnostics = Diagnostics::new(&shutdown);
     diagnostics.serve_on(&config.global, diagnostics_sockets)?;
     let runner = RunnerServer::new(RunnerService {
-        launcher: launcher.clone(),
+        upkeep: upkeep.clone(),
         set_tmpdir: config.set_tmpdir_environment_variable,
     });
     let extension = RunnerExtensionServer::new(ExtensionService {
         launcher: launcher.clone(),
+        upkeep: upkeep.clone(),
         set_tmpdir: config.set_tmpdir_environment_variable,
         root: config.root,
         limits: config.limits.checked().unwrap_or_default(),
@@ -79,10 +94,14 @@ async fn serve(
     loop {
         tokio::select! {
             () = launcher.gone() => return Ok(ExitCode::FAILURE),
+            () = upkeep.gone() => return Ok(ExitCode::FAILURE),
             ended = servers.join_next() => match ended {
                 Some(Ok(outcome)) => outcome?,
                 Some(Err(panic)) => return Err(StartError::Serve(panic.into())),
-                None => return Ok(ExitCode::SUCCESS),
+                None => {
+                    upkeep.finish().await;
+                    return Ok(ExitCode::SUCCESS);
+                }
             },
         }
     }

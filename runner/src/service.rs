@@ -6,7 +6,7 @@ use sandbox::End;
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
-use crate::launcher::Launcher;
+use crate::upkeep::Upkeep;
 use crate::{request, result};
 
 /// Runs commands as Buildbarn's workers ask for it.
@@ -15,7 +15,7 @@ use crate::{request, result};
 /// connection drop its future, which kills the command.
 #[derive(Clone, Debug)]
 pub(crate) struct RunnerService {
-    pub(crate) launcher: Launcher,
+    pub(crate) upkeep: Upkeep,
     pub(crate) set_tmpdir: bool,
 }
 
@@ -26,14 +26,14 @@ impl Runner for RunnerService {
         request: Request<CheckReadinessRequest>,
     ) -> Result<Response<()>, Status> {
         let path = request::path("path", &request.into_inner().path)?;
-        self.launcher.check_path(path).await?;
+        self.upkeep.check_readiness(path).await?;
         Ok(Response::new(()))
     }
 
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<RunResponse>, Status> {
         let request = request::without_timeout(request.into_inner());
         let request = request::validate(request, self.set_tmpdir)?;
-        let done = self.launcher.run(&request).await?;
+        let done = self.upkeep.run(&request).await?;
         if let Some(limit) = done.exceeded {
             // Buildbarn's answer has no place for it, and a mere exit code would be a lie.
             return Err(Error::Exceeded(limit).into());

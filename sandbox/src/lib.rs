@@ -13,11 +13,13 @@
 //! ```
 
 mod attempt;
+mod attend;
 mod base;
 mod blame;
 mod cgroup;
 mod client;
 mod command;
+mod core_dump;
 mod disk;
 mod done;
 mod etc;
@@ -59,6 +61,7 @@ mod user_namespace;
 mod watch;
 mod wire;
 
+pub use attend::attend;
 pub use cgroup::CgroupChoice;
 pub use client::{Client, ClientError, Frame};
 pub use done::{Done, End, Usage};

@@ -15,6 +15,7 @@ fn run() -> RunRequest {
         working_directory: b"w".to_vec(),
         lower_directories: vec![b"layers/1".to_vec(), b"layers/2".to_vec()],
         scratch_directory: b"1/scratch".to_vec(),
+        server_logs_directory: b"1/server_logs".to_vec(),
         input_root_directory: b"1/root".to_vec(),
         temporary_directory: b"1/tmp".to_vec(),
         stdout_path: b"1/stdout".to_vec(),

@@ -10,6 +10,7 @@ use nix::libc;
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::core_dump::Directories;
 use crate::limits::{Limit, Limits};
 use crate::message::RUN_BYTES;
 use crate::overlay::{self, Layers, Work};
@@ -37,15 +38,16 @@ pub(crate) struct Order {
 /// request's memory.
 #[derive(Debug)]
 pub(crate) struct Directions {
-    /// The program and the working directory, for messages.
+    /// The program, for messages.
     pub(crate) program: String,
-    pub(crate) working_directory: String,
+    pub(crate) working_directory: Vec<u8>,
     input_root_directory: Vec<u8>,
     lower_directories: Vec<Vec<u8>>,
     scratch_directory: Vec<u8>,
     temporary_directory: Vec<u8>,
     stdout_path: Vec<u8>,
     stderr_path: Vec<u8>,
+    server_logs_directory: Vec<u8>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) limits: Limits,
 }
@@ -56,6 +58,23 @@ impl Directions {
         [&self.stdout_path, &self.stderr_path]
             .into_iter()
             .any(|path| *path == other.stdout_path || *path == other.stderr_path)
+    }
+
+    /// Where to look for core dumps when it has ended, if it could leave any that
+    /// somebody wants.
+    pub(crate) fn core_dumps(&self) -> Option<Directories> {
+        if self.server_logs_directory.is_empty() || self.limits[Limit::Core] == Some(0) {
+            return None;
+        }
+        Some(Directories {
+            written: match self.wants_overlay() {
+                true => upper_path(self),
+                false => self.input_root_directory.clone(),
+            },
+            working: self.working_directory.clone(),
+            temporary: self.temporary_directory.clone(),
+            logs: self.server_logs_directory.clone(),
+        })
     }
 
     /// Whether the input root is to be an overlay.
@@ -127,13 +146,14 @@ impl Order {
             id,
             directions: Directions {
                 program: text(request.arguments.first().map_or(&[][..], |a| a)),
-                working_directory: text(&request.working_directory),
+                working_directory: request.working_directory,
                 input_root_directory: request.input_root_directory,
                 lower_directories: request.lower_directories,
                 scratch_directory: request.scratch_directory,
                 temporary_directory: request.temporary_directory,
                 stdout_path: request.stdout_path,
                 stderr_path: request.stderr_path,
+                server_logs_directory: request.server_logs_directory,
                 timeout: request.timeout,
                 limits,
             },
@@ -252,8 +272,12 @@ impl Written {
 }
 
 /// What an overlay is written to.
+fn upper_path(of: &Directions) -> Vec<u8> {
+    [&of.scratch_directory[..], b"/upper"].concat()
+}
+
 fn upper(build: BorrowedFd<'_>, of: &Directions) -> Result<OwnedFd, Rejection> {
-    let path = [&of.scratch_directory[..], b"/upper"].concat();
+    let path = upper_path(of);
     let what = "scratch directory";
     let reject = |errno| Rejection::new(what, text(&path), errno);
     paths::open_directory(build, &relative(what, &path)?).map_err(reject)

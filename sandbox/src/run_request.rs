@@ -41,6 +41,10 @@ pub struct RunRequest {
     pub stdout_path: Vec<u8>,
     /// As `stdout_path`; another than that.
     pub stderr_path: Vec<u8>,
+    /// Where core dumps of the command are put, where its limit lets the kernel write
+    /// any and as far as the host writes them to directories of the action; empty:
+    /// nowhere.
+    pub server_logs_directory: Vec<u8>,
     /// After this time from the start of the command everything is killed.
     pub timeout: Option<Duration>,
     /// What it wants other than [`Policy::limits`](crate::Policy), within
@@ -63,6 +67,7 @@ impl RunRequest {
             &self.stdout_path,
             &self.stderr_path,
             &self.scratch_directory,
+            &self.server_logs_directory,
         ] {
             writer.bytes(path);
         }
@@ -106,6 +111,7 @@ impl RunRequest {
         let stdout_path = reader.bytes("stdout path")?.to_vec();
         let stderr_path = reader.bytes("stderr path")?.to_vec();
         let scratch_directory = reader.bytes("scratch directory")?.to_vec();
+        let server_logs_directory = reader.bytes("server logs directory")?.to_vec();
         let mut lower_directories = Vec::new();
         for _ in 0..reader.count("lower directories")? {
             lower_directories.push(reader.bytes("lower directory")?.to_vec());
@@ -144,6 +150,7 @@ impl RunRequest {
             temporary_directory,
             stdout_path,
             stderr_path,
+            server_logs_directory,
             timeout,
             limits,
         };
@@ -163,6 +170,11 @@ impl RunRequest {
         check("stdout path", &self.stdout_path, PATH_BYTES)?;
         check("stderr path", &self.stderr_path, PATH_BYTES)?;
         check("scratch directory", &self.scratch_directory, PATH_BYTES)?;
+        check(
+            "server logs directory",
+            &self.server_logs_directory,
+            PATH_BYTES,
+        )?;
         // One more is the input root directory itself.
         if self.lower_directories.len() >= crate::MOST_LAYERS {
             return Err(MessageError::TooLong {

@@ -60,7 +60,7 @@ pub enum Error {
     /// What the policy wants cannot be had here.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// [`split`] forks, which a process with threads must not.
+    /// [`split`] and [`attend`](crate::attend) fork, which a process with threads must not.
     #[error("the process has {0} threads; it must be split while it has one")]
     Threads(usize),
     /// The configuration makes no sense.
@@ -175,12 +175,17 @@ pub fn split(config: Config, service: impl FnOnce(Client) -> ExitCode) -> Result
     result.map(|()| exit_code(status))
 }
 
+/// A process with threads must not be copied.
+pub(crate) fn check_threads() -> Result<(), Error> {
+    match std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) {
+        1 => Ok(()),
+        threads => Err(Error::Threads(threads)),
+    }
+}
+
 /// Who owns the build directory.
 fn check(config: &Config) -> Result<u32, Error> {
-    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if threads != 1 {
-        return Err(Error::Threads(threads));
-    }
+    check_threads()?;
     if config.pool_size == 0 {
         return Err(Error::Config("the pool size must be at least 1"));
     }
@@ -236,7 +241,11 @@ fn run_service(
     if !service_half::wait_for_launcher(&client) {
         std::process::exit(1);
     }
-    let code = service(client);
+    exit(service(client))
+}
+
+/// Ends a copied process.
+pub(crate) fn exit(code: ExitCode) -> std::convert::Infallible {
     let number = (0..=u8::MAX).find(|number| ExitCode::from(*number) == code);
     std::process::exit(number.map_or(1, i32::from))
 }
@@ -282,7 +291,7 @@ impl Signals {
     }
 
     /// Blocks them; the mask before.
-    fn block() -> nix::Result<SigSet> {
+    pub(crate) fn block() -> nix::Result<SigSet> {
         Self::set().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)
     }
 }

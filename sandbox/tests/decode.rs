@@ -24,7 +24,7 @@ prop_compose! {
     fn run()(
         arguments in vec(text(), 1..5),
         environment in vec((name(), text()), 0..5),
-        paths in vec(text(), 6),
+        paths in vec(text(), 7),
         lower_directories in vec(text(), 0..4),
         timeout in proptest::option::of(any::<std::time::Duration>()),
         limits in vec((0..Limit::ALL.len(), any::<u64>()), 0..4),
@@ -39,6 +39,7 @@ prop_compose! {
             temporary_directory: paths[3].clone(),
             stdout_path: paths[4].clone(),
             stderr_path: paths[5].clone(),
+            server_logs_directory: paths[6].clone(),
             timeout,
             ..RunRequest::default()
         };

@@ -14,3 +14,4 @@ mod fifo;
 mod halves;
 mod harness;
 mod refusals;
+mod upkeep;

@@ -1,5 +1,6 @@
 //! What becomes of sandboxes, and of the runs in them.
 
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -10,11 +11,12 @@ use crate::cgroup::Cgroup;
 use crate::command::is_fault_of_command;
 use crate::done::End;
 use crate::message::{Failure, FailureKind, Reply};
+use crate::rejection::text;
 use crate::report::{Report, StepFailure};
 use crate::sandbox::{Running, Sandbox, State};
 use crate::split::Error;
 use crate::step::{Phase, Step};
-use crate::{rlimits, sys};
+use crate::{core_dump, rlimits, sys};
 
 impl Launcher<'_> {
     /// Takes a report; when it says that all but init is dead and reaped, the
@@ -31,6 +33,12 @@ impl Launcher<'_> {
             running.clean();
             let told = sandbox.cgroup.as_ref().map(Cgroup::told);
             let done = running.done(End::of(status), usage, told.unwrap_or_default());
+            if status != 0
+                && let Some(directories) = running.directions.core_dumps()
+            {
+                let (proc, build) = (self.shared.proc.as_fd(), self.build.as_fd());
+                core_dump::collect(proc, build, &directories);
+            }
             self.replies.push_back(done);
             sandbox.state = State::Leaving;
         }
@@ -142,7 +150,7 @@ impl Launcher<'_> {
             detail: match step {
                 Some(Step::Execute) if !failed.detail.is_empty() => failed.detail.clone(),
                 Some(Step::Execute) => running.directions.program.clone(),
-                Some(Step::WorkingDirectory) => running.directions.working_directory.clone(),
+                Some(Step::WorkingDirectory) => text(&running.directions.working_directory),
                 _ => String::new(),
             },
         }
