@@ -9,9 +9,6 @@ use futures::TryFutureExt as _;
 use futures::future::MapErr;
 use http::HeaderValue;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 use tonic::transport::channel::ResponseFuture;
 use tonic::transport::{self, Endpoint, Uri};
@@ -19,7 +16,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use crate::context::CallContext;
-use crate::tls::WatchedClient;
+use crate::dial::Dialer;
 use crate::watched::Watched;
 use crate::{Address, Error, Upstream};
 
@@ -28,22 +25,22 @@ use crate::{Address, Error, Upstream};
 pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A peer that vanished without a word is noticed after two minutes. HTTP/2 pings
 /// would be sooner, but servers of gRPC for Go take those that come more often than
 /// every five minutes for an attack.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_RETRIES: u32 = 3;
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(60);
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+pub(crate) const KEEPALIVE_RETRIES: u32 = 3;
 
 /// A channel to a peer. It connects on first use and again whenever the
 /// connection is lost; calls made meanwhile fail with UNAVAILABLE. Calls carry the
 /// [`CallContext`] they are made in, and the token of the peer's configuration.
 #[derive(Clone, Debug)]
 pub struct Channel {
-    transport: transport::Channel,
-    token: Option<Arc<Watched<HeaderValue>>>,
+    pub(crate) transport: transport::Channel,
+    pub(crate) token: Option<Arc<Watched<HeaderValue>>>,
 }
 
 /// A channel to a peer that is talked to in the clear.
@@ -62,26 +59,14 @@ impl Upstream {
     /// The address is one that can only be listened on; a file cannot be read or
     /// used; or a token would go over the network in the clear.
     pub fn connect(&self) -> Result<Channel, Error> {
-        let token = self
-            .bearer_token_path
-            .clone()
-            .map(watch_token)
-            .transpose()?;
-        if token.is_some() && self.tls.is_none() && matches!(self.address, Address::Tcp(_)) {
-            return Err(Error::TokenInTheClear(self.address.clone()));
-        }
+        let token = self.token()?;
         let transport = match (&self.address, &self.tls) {
             (Address::Tcp(host_port), None) => {
                 endpoint(&format!("http://{}", to_connect(host_port)))?.connect_lazy()
             }
-            (Address::Tcp(host_port), Some(tls)) => {
+            (Address::Tcp(host_port), Some(_)) => {
                 let host_port = to_connect(host_port);
-                let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                let name = tls.server_name.as_deref().unwrap_or(host);
-                let name = ServerName::try_from(name.to_owned())
-                    .map_err(|_| Error::ServerName(name.into()))?;
-                let tls = Arc::new(tls.load()?);
+                let dialer = Dialer::new(self)?;
                 // The library's own TLS does not read certificates again.
                 endpoint(&format!("http://{host_port}"))?
                     .origin(
@@ -89,7 +74,8 @@ impl Upstream {
                             .map_err(|_| Error::NotConnectable(self.address.clone()))?,
                     )
                     .connect_with_connector_lazy(tower::service_fn(move |_| {
-                        dial(host_port.clone(), name.clone(), Arc::clone(&tls))
+                        let dialer = dialer.clone();
+                        async move { dialer.dial().await.map(TokioIo::new) }
                     }))
             }
             // Nobody but the kernel is between the two.
@@ -102,10 +88,21 @@ impl Upstream {
         };
         Ok(Channel { transport, token })
     }
+
+    /// The token that calls carry.
+    pub(crate) fn token(&self) -> Result<Option<Arc<Watched<HeaderValue>>>, Error> {
+        let Some(path) = self.bearer_token_path.clone() else {
+            return Ok(None);
+        };
+        if self.tls.is_none() && matches!(self.address, Address::Tcp(_)) {
+            return Err(Error::TokenInTheClear(self.address.clone()));
+        }
+        watch_token(path).map(Some)
+    }
 }
 
 /// `:PORT` is this host.
-fn to_connect(host_port: &str) -> String {
+pub(crate) fn to_connect(host_port: &str) -> String {
     if host_port.starts_with(':') {
         format!("localhost{host_port}")
     } else {
@@ -113,7 +110,7 @@ fn to_connect(host_port: &str) -> String {
     }
 }
 
-fn endpoint(uri: &str) -> Result<Endpoint, Error> {
+pub(crate) fn endpoint(uri: &str) -> Result<Endpoint, Error> {
     Ok(Endpoint::from_shared(uri.to_owned())?
         .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIMEOUT)
@@ -122,22 +119,6 @@ fn endpoint(uri: &str) -> Result<Endpoint, Error> {
         .tcp_keepalive_retries(Some(KEEPALIVE_RETRIES))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW))
-}
-
-async fn dial(
-    host_port: String,
-    name: ServerName<'static>,
-    tls: Arc<WatchedClient>,
-) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let stream = TcpStream::connect(host_port).await?;
-    stream.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES);
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    let connector = TlsConnector::from(tls.get());
-    connector.connect(name, stream).await.map(TokioIo::new)
 }
 
 fn watch_token(path: PathBuf) -> Result<Arc<Watched<HeaderValue>>, Error> {

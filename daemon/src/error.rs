@@ -54,6 +54,14 @@ pub enum Error {
     /// An address that can only be listened on, or only be connected to.
     #[error("{0} cannot be connected to")]
     NotConnectable(Address),
+    /// A peer to which one connection was to be made.
+    #[error("cannot reach {peer}: {reason}")]
+    Unreachable {
+        /// The peer.
+        peer: String,
+        /// Why.
+        reason: String,
+    },
     /// A file of certificates, of a key or of authorities cannot be used.
     #[error("TLS: {path}: {reason}")]
     Tls {

@@ -5,17 +5,22 @@
 //! describe what to run on it, [`client`] runs it and gives the outcome. [`seal`]
 //! records what a worker's cache holds and compares, [`processes`] looks at this
 //! machine's processes and [`mod@wait`] waits for them, [`elf`] makes the smallest
-//! programs there are, [`skip`] is how a test says that it cannot run here.
+//! programs there are, [`tls_farm`] is a farm of single programs over TLS, [`skip`] is
+//! how a test says that it cannot run here.
 
 #![forbid(unsafe_code)]
 
 pub mod action;
+// The one that `daemon`'s own tests have.
+#[path = "../../daemon/tests/authority/mod.rs"]
+pub mod authority;
 pub mod client;
 pub mod elf;
 pub mod farm;
 pub mod processes;
 pub mod seal;
 pub mod skip;
+pub mod tls_farm;
 pub mod tree;
 pub mod user;
 pub mod wait;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use daemon::config::Configuration;
-use daemon::{Address, Global, Upstream};
+use daemon::{Global, Upstream};
 use proto::{InstanceName, PlatformKey};
 use serde::{Deserialize, Serialize};
 
@@ -100,7 +100,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct RunnerConfig {
     /// Where it is.
-    pub endpoint: Address,
+    pub endpoint: Upstream,
     /// How many actions it runs at a time: the number of slots. 1.
     #[serde(default = "one")]
     pub concurrency: usize,

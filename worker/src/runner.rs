@@ -5,22 +5,14 @@
 //! [`Runner::is_lost`] says so at once, and a new [`Runner`] is made and probed.
 
 use std::collections::HashMap;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use daemon::Address;
-use hyper_util::rt::TokioIo;
+use daemon::{Channel, Lost, Upstream};
 use proto::wire::protobuf::Any;
 use proto::wire::runner::runner_client::RunnerClient;
 use proto::wire::runner::{self, CheckReadinessRequest};
 use proto::wire::runner_extension::runner_extension_client::RunnerExtensionClient;
 use proto::wire::runner_extension::{self as extension, DescribeResponse, ReclaimRequest};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::Error;
@@ -29,7 +21,6 @@ use crate::trace::Trace;
 /// How long after an action's timeout our own runner may take to answer before
 /// it is taken for stuck.
 const GRACE: Duration = Duration::from_secs(60);
-const CONNECT: Duration = Duration::from_secs(10);
 /// How long a runner may take to answer what needs no command.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long it may take to open up or remove what a large action left.
@@ -70,18 +61,11 @@ pub(crate) struct Ran {
 
 /// A connected runner.
 pub(crate) struct Runner {
-    address: Address,
+    upstream: Upstream,
     channel: Channel,
-    lost: Arc<AtomicBool>,
+    lost: Lost,
     /// What our own runner says of itself; none for any other.
     description: Option<DescribeResponse>,
-}
-
-/// The stream of the one connection; sets the flag when it is dropped, which is
-/// when either side closes it.
-struct Watched<S> {
-    stream: S,
-    lost: Arc<AtomicBool>,
 }
 
 impl Runner {
@@ -89,15 +73,13 @@ impl Runner {
     ///
     /// # Errors
     /// It cannot be reached, or fails.
-    pub(crate) async fn connect(address: &Address) -> Result<Self, Error> {
-        let lost = Arc::new(AtomicBool::new(false));
-        let channel = tokio::time::timeout(CONNECT, connect(address, &lost))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::Runner(Status::unavailable(format!(
-                    "{address} does not answer"
-                ))))
-            })?;
+    pub(crate) async fn connect(upstream: &Upstream) -> Result<Self, Error> {
+        let (channel, lost) = upstream.connect_once().await.map_err(|error| match error {
+            error @ daemon::Error::Unreachable { .. } => {
+                Error::Runner(Status::unavailable(error.to_string()))
+            }
+            error => error.into(),
+        })?;
         let mut client = RunnerExtensionClient::new(channel.clone());
         let description = match within(ANSWER, client.describe(())).await {
             Ok(response) => Some(response),
@@ -105,7 +87,7 @@ impl Runner {
             Err(status) => return Err(Error::Runner(status)),
         };
         Ok(Self {
-            address: address.clone(),
+            upstream: upstream.clone(),
             channel,
             lost,
             description,
@@ -113,8 +95,8 @@ impl Runner {
     }
 
     /// Where it is.
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// What our own runner says of itself.
@@ -124,7 +106,7 @@ impl Runner {
 
     /// Whether the connection is gone, and this runner with it.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
+        self.lost.is_lost()
     }
 
     /// Whether a call failed because the runner is away, rather than because of
@@ -289,104 +271,4 @@ async fn within<T>(
         .await
         .unwrap_or_else(|_| Err(Status::unavailable("the runner does not answer")))
         .map(tonic::Response::into_inner)
-}
-
-/// A channel over one connection that is made now and never again.
-async fn connect(address: &Address, lost: &Arc<AtomicBool>) -> Result<Channel, Error> {
-    // The address is the connector's business; HTTP/2 only wants some authority.
-    let endpoint = Endpoint::from_static("http://runner");
-    let away = |error: &dyn std::fmt::Display| {
-        Error::Runner(Status::unavailable(format!(
-            "cannot reach {address}: {error}"
-        )))
-    };
-    let channel = match address {
-        Address::Unix(path) => {
-            let stream = UnixStream::connect(path).await.map_err(|e| away(&e))?;
-            over(endpoint, stream, lost).await
-        }
-        Address::Tcp(host_port) => {
-            let stream = TcpStream::connect(host_port).await.map_err(|e| away(&e))?;
-            stream.set_nodelay(true).map_err(|e| away(&e))?;
-            over(endpoint, stream, lost).await
-        }
-        Address::Inherited(_) => {
-            return Err(daemon::Error::NotConnectable(address.clone()).into());
-        }
-    };
-    channel.map_err(|error| away(&error))
-}
-
-async fn over<S>(
-    endpoint: Endpoint,
-    stream: S,
-    lost: &Arc<AtomicBool>,
-) -> Result<Channel, tonic::transport::Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut once = Some(Watched {
-        stream,
-        lost: Arc::clone(lost),
-    });
-    endpoint
-        .connect_with_connector(tower::service_fn(move |_| {
-            let stream = once.take().map(TokioIo::new);
-            std::future::ready(
-                stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)),
-            )
-        }))
-        .await
-}
-
-impl<S> Drop for Watched<S> {
-    fn drop(&mut self) {
-        self.lost.store(true, Ordering::Release);
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

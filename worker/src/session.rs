@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use daemon::Address;
+use daemon::Upstream;
 use proto::wire::protobuf::Any;
 use proto::wire::runner_extension::DescribeResponse;
 
@@ -33,9 +33,9 @@ impl Session {
     }
 }
 
-/// The present session with the runner at one address.
+/// The present session with one runner.
 pub(crate) struct Sessions {
-    address: Address,
+    upstream: Upstream,
     cache: Arc<FileCache>,
     builds: Arc<BuildDirectories>,
     /// Whether input roots may be overlays.
@@ -46,13 +46,13 @@ pub(crate) struct Sessions {
 impl Sessions {
     /// None yet.
     pub(crate) fn new(
-        address: Address,
+        upstream: Upstream,
         cache: Arc<FileCache>,
         builds: Arc<BuildDirectories>,
         layers: bool,
     ) -> Self {
         Self {
-            address,
+            upstream,
             cache,
             builds,
             layers,
@@ -84,7 +84,7 @@ impl Sessions {
             return Ok(Arc::clone(session));
         }
         *current = None;
-        let runner = Arc::new(Runner::connect(&self.address).await?);
+        let runner = Arc::new(Runner::connect(&self.upstream).await?);
         let inputs = seal::probe(&self.cache, &self.builds, &runner, self.layers).await?;
         let leftovers = Arc::clone(&self.builds).clean_leftovers(Arc::clone(&runner));
         tokio::spawn(async move {

@@ -115,6 +115,8 @@ pub(crate) async fn serve(
     let out_of_service = OutOfService::default();
     let mut running = JoinSet::new();
     for (runner, slots) in config.runners.iter().zip(slots) {
+        // What is wrong with files of certificates is to be said now, not to actions.
+        drop(runner.endpoint.connect()?);
         let sessions = Arc::new(Sessions::new(
             runner.endpoint.clone(),
             Arc::clone(&cache),

@@ -82,7 +82,7 @@ pub(crate) async fn probe(
         Ok(()) => Materialise::Hardlink,
         Err(Failure::Passing(status)) => return Err(Error::Runner(status)),
         Err(Failure::Lasting(reason)) => {
-            let address = runner.address();
+            let address = runner.upstream();
             tracing::warn!("runner {address}: {reason}: inputs will be copied, not hardlinked");
             Materialise::Copy
         }
@@ -96,12 +96,12 @@ pub(crate) async fn probe(
                 return Err(Error::Runner(status));
             }
             Err(failure) => {
-                let address = runner.address();
+                let address = runner.upstream();
                 tracing::warn!("runner {address}: {failure}: input roots will not be overlays");
                 false
             }
         };
-    tracing::info!(runner = %runner.address(), inputs = ?files, layers, "runner is ready");
+    tracing::info!(runner = %runner.upstream(), inputs = ?files, layers, "runner is ready");
     Ok(Means { files, layers })
 }
 

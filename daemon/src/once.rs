@@ -1,0 +1,122 @@
+//! A channel over one connection.
+//!
+//! Where a connection that is lost means that another program may answer the next one,
+//! what was found out about a peer holds for a connection and no longer. So this
+//! channel does not connect again: when its connection is closed, by either end, it is
+//! *lost*, its calls fail with UNAVAILABLE, and whoever wants another makes one.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::connection::{CONNECT_TIMEOUT, endpoint};
+use crate::dial::Dialer;
+use crate::transport::Transport;
+use crate::{Channel, Error, Upstream};
+
+/// Whether a connection is gone.
+#[derive(Clone, Debug, Default)]
+pub struct Lost(Arc<AtomicBool>);
+
+impl Lost {
+    /// Whether it is.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Upstream {
+    /// A channel over one connection, which is made now and never again, and what
+    /// tells when that is gone. Calls carry what those of [`Upstream::connect`] do.
+    ///
+    /// # Errors
+    /// As [`Upstream::connect`]; or [`Error::Unreachable`].
+    pub async fn connect_once(&self) -> Result<(Channel, Lost), Error> {
+        let token = self.token()?;
+        let dialer = Dialer::new(self)?;
+        let unreachable = |reason: String| Error::Unreachable {
+            peer: self.to_string(),
+            reason,
+        };
+        let transport = tokio::time::timeout(CONNECT_TIMEOUT, dialer.dial())
+            .await
+            .map_err(|_| unreachable(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs())))?
+            .map_err(|error| unreachable(error.to_string()))?;
+        let lost = Lost::default();
+        let mut once = Some(TokioIo::new(Watched {
+            transport,
+            lost: lost.clone(),
+        }));
+        // The address is the dialer's business; HTTP/2 only wants some authority.
+        let endpoint = endpoint("http://localhost")?;
+        let connector = tower::service_fn(move |_| {
+            let transport = once.take();
+            std::future::ready(
+                transport.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)),
+            )
+        });
+        let transport = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        Ok((Channel { transport, token }, lost))
+    }
+}
+
+/// The one connection. It is dropped when either side closes it.
+struct Watched {
+    transport: Transport,
+    lost: Lost,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.lost.0.store(true, Ordering::Release);
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(context)
+    }
+}
