@@ -1,7 +1,7 @@
 //! User namespaces that serve as the id mapping of mounts
 //! (`mount_setattr(2)`, "ID-mapped mounts").
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
@@ -24,19 +24,9 @@ pub(crate) fn owner(directory: BorrowedFd<'_>) -> nix::Result<IdPair> {
 /// without the latter an overlay over it cannot be written to, for what the overlay
 /// makes for itself belongs to root. `proc` is open at a `/proc`.
 pub(crate) fn make(proc: BorrowedFd<'_>, from: IdPair, to: IdPair) -> nix::Result<OwnedFd> {
-    let Some((pid, pidfd)) = sys::clone_process(libc::CLONE_NEWUSER)? else {
-        sys::never_return(|| {
-            let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
-            loop {
-                nix::unistd::pause();
-            }
-        });
-    };
-    let made = write_maps(proc, &pid.to_string(), from, to);
     // Nobody has to be in a namespace that is open.
-    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-    while matches!(sys::wait_with_usage(pid), Err(nix::errno::Errno::EINTR)) {}
-    made
+    let sleeper = sys::Sleeper::start(libc::CLONE_NEWUSER)?;
+    write_maps(proc, &sleeper.pid.to_string(), from, to)
 }
 
 fn write_maps(

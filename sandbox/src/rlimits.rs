@@ -50,8 +50,8 @@ pub fn most_concurrent(pool_size: usize) -> usize {
     // seven, a control group, two outputs, two directories that are watched and two of
     // who does; one in reserve for what is queued.
     const FILES_OF_RUN: u64 = 19;
-    // Its own, helpers', and those of sandboxes on their way out.
-    const OTHER_FILES: u64 = 256;
+    // Its own, helpers', those of sandboxes on their way out, and of as many networks.
+    const OTHER_FILES: u64 = 384;
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
     let runs = hard.saturating_sub(OTHER_FILES) / FILES_OF_RUN;
     let runs = usize::try_from(runs).unwrap_or(usize::MAX);

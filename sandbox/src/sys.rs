@@ -10,11 +10,13 @@ use nix::unistd::Pid;
 
 mod mount;
 mod overlay;
+mod process;
 
 pub(crate) use mount::{
     NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, mount_setattr, move_mount,
 };
 pub(crate) use overlay::{FileSystem, clone_mount, map_ids_of_mount};
+pub(crate) use process::{Sleeper, clone_into, clone_process, vfork_run};
 
 type Result<T> = nix::Result<T>;
 
@@ -131,65 +133,6 @@ pub(crate) fn pass_on_termination() -> Result<()> {
     // SAFETY: the action outlives the call; its handler touches nothing of ours.
     let result = unsafe { libc::sigaction(libc::SIGTERM, &raw const action, std::ptr::null_mut()) };
     Errno::result(result).map(drop)
-}
-
-/// Of `clone3(2)`; in `libc` it is of a type that does not hold it.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-/// [`clone_process`] into a control group, by `clone3(2)`.
-pub(crate) fn clone_into(
-    namespaces: libc::c_int,
-    cgroup: BorrowedFd<'_>,
-) -> Result<Option<(Pid, OwnedFd)>> {
-    let mut pidfd: libc::c_int = -1;
-    // SAFETY: a structure of integers: all zeroes is a value.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (namespaces | libc::CLONE_PIDFD) as u64 | CLONE_INTO_CGROUP;
-    arguments.pidfd = (&raw mut pidfd) as u64;
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    arguments.cgroup = cgroup.as_raw_fd() as u64;
-    // SAFETY: as for `clone_process`; the structure is of the size that is passed.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const arguments,
-            size_of::<libc::clone_args>(),
-        )
-    };
-    match Errno::result(pid)? {
-        0 => Ok(None),
-        pid => Ok(Some((
-            Pid::from_raw(pid as libc::pid_t),
-            owned(pidfd.into())?,
-        ))),
-    }
-}
-
-/// A copy of this process in new namespaces; `None` in the copy.
-///
-/// The caller must have a single thread.
-pub(crate) fn clone_process(namespaces: libc::c_int) -> Result<Option<(Pid, OwnedFd)>> {
-    let mut pidfd: libc::c_int = -1;
-    let flags = namespaces | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: without CLONE_VM and with a null stack this is fork(2): the copy
-    // goes on on its copy of this stack. `pidfd` is written before it returns.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            libc::c_long::from(flags),
-            0_usize,
-            &raw mut pidfd,
-            0_usize,
-            0_usize,
-        )
-    };
-    match Errno::result(pid)? {
-        0 => Ok(None),
-        pid => Ok(Some((
-            Pid::from_raw(pid as libc::pid_t),
-            owned(pidfd.into())?,
-        ))),
-    }
 }
 
 /// Sends a signal to the process that a pidfd names.
@@ -350,35 +293,6 @@ pub(crate) fn execute(
     // point to C strings that their maker's owner keeps alive.
     unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     Errno::last()
-}
-
-const STACK_BYTES: usize = 512 << 10;
-
-/// Runs `body` in a child that shares this memory, while this process stands
-/// still until the child executes a program or `body` returns.
-///
-/// The caller must have a single thread, and no signal handlers.
-pub(crate) fn vfork_run<F: FnMut()>(mut body: F) -> Result<Pid> {
-    extern "C" fn trampoline<F: FnMut()>(body: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: `body` is the address of the caller's closure, which waits
-        // for us in the suspended parent.
-        let body = unsafe { &mut *body.cast::<F>() };
-        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-        exit_now(i32::from(run.is_err()))
-    }
-    let mut stack = vec![0_u128; STACK_BYTES / size_of::<u128>()];
-    // SAFETY: the stack is aligned, ours, large enough for the steps of a
-    // command, and outlives the child's use of it, since CLONE_VFORK suspends
-    // us until then. Memory is shared, but nothing runs at the same time.
-    let pid = unsafe {
-        libc::clone(
-            trampoline::<F>,
-            stack.as_mut_ptr().add(stack.len()).cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-            (&raw mut body).cast(),
-        )
-    };
-    Errno::result(pid).map(Pid::from_raw)
 }
 
 /// Where in memory the arguments of this process are, as `/proc` shows them.

@@ -31,11 +31,18 @@ impl Urgency {
         })
     }
 
-    /// This process, a sandbox that nobody waits for yet, gives way; not where it could
-    /// not be called back.
+    /// This process, a sandbox that nobody waits for yet or the launcher while it makes
+    /// one, gives way; not where it could not be called back.
     pub(crate) fn wait_for_command(self) {
         if self.raises {
             self.give_way();
+        }
+    }
+
+    /// This process, the launcher, goes on with what somebody waits for.
+    pub(crate) fn go_first(self) {
+        if self.raises {
+            let _ = sys::set_niceness(None, self.commands);
         }
     }
 

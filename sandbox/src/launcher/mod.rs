@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFlags, PollTimeout};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{getegid, geteuid, getppid, setgroups};
@@ -45,12 +46,27 @@ use crate::{base, mount_map, seccomp, sys};
 /// How long no new sandbox is tried after one failed to be made.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long after a command was handed over no sandbox is made ahead, while
-/// more than half of the pool is there.
-const QUIET: Duration = Duration::from_millis(2);
+/// How long after a command was handed over no sandbox is made ahead, while more than
+/// half of the pool is there: until that command has most likely started. While it runs
+/// nobody else who has to do with it has anything to do.
+const QUIET: Duration = Duration::from_micros(200);
+
+/// How many commands after one that wanted an overlay what that takes is made ahead.
+const OVERLAYS_LIKELY: u32 = 64;
 
 /// How many more sandboxes than the pool holds may be on their way out.
 const LEAVING: usize = 16;
+
+/// How many networks wait for a sandbox: as many as a burst of commands leaves, where
+/// files may be open for them.
+fn networks_kept(pool_size: usize) -> usize {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    let affordable = usize::try_from(files / FILES_PER_NETWORK).unwrap_or(usize::MAX);
+    affordable.min(pool_size + LEAVING).max(pool_size)
+}
+
+/// Of all files that may be open, for each network that waits: it has seven.
+const FILES_PER_NETWORK: u64 = 64;
 
 /// Replies that may wait for the service half before no more requests are taken.
 const MOST_REPLIES: usize = 1024;
@@ -79,8 +95,10 @@ struct Launcher<'a> {
     grace: Duration,
     /// Who owns the build directory.
     worker: IdPair,
-    /// Overlays are wanted: what they take is made ahead, too.
+    /// Some command had an overlay.
     overlays: bool,
+    /// For how many more commands what overlays take is made ahead, too.
+    overlays_likely: u32,
 }
 
 /// What the loop goes on with.
@@ -142,7 +160,8 @@ pub(crate) fn run(
             .proc
             .try_clone()
             .map_err(start("keep /proc".to_owned()))?;
-        Some(Networks::new(proc, config.pool_size).map_err(errno("find the own network"))?)
+        let most = networks_kept(config.pool_size);
+        Some(Networks::new(proc, most).map_err(errno("find the own network"))?)
     } else {
         None
     };
@@ -154,6 +173,7 @@ pub(crate) fn run(
     let mut launcher = Launcher {
         worker: worker.map_err(errno("look at the build directory"))?,
         overlays: false,
+        overlays_likely: 0,
         cgroups,
         grace: config.termination_grace,
         networks,
@@ -201,7 +221,14 @@ impl Launcher<'_> {
             self.assign();
             self.flush()?;
             if make && self.wants_sandbox() {
-                self.start_sandbox()?;
+                if urgent {
+                    self.start_sandbox()?;
+                } else {
+                    self.shared.urgency.wait_for_command();
+                    let started = self.start_sandbox();
+                    self.shared.urgency.go_first();
+                    started?;
+                }
             }
         }
     }
@@ -319,7 +346,7 @@ impl Launcher<'_> {
             .and_then(|group| Sandbox::start(&self.shared, self.networks.as_mut(), group, host_id));
         match started {
             Ok(mut sandbox) => {
-                if self.overlays {
+                if self.overlays_likely > 0 {
                     // If that fails, it is tried again when there is a use for it.
                     let _ = sandbox.map_mounts(&self.shared, self.worker);
                 }
@@ -348,8 +375,10 @@ impl Launcher<'_> {
                 };
                 let id = order.id;
                 self.quiet_until = Some(Instant::now() + QUIET);
+                self.overlays_likely = self.overlays_likely.saturating_sub(1);
                 if order.directions.wants_overlay() {
                     self.overlays = true;
+                    self.overlays_likely = OVERLAYS_LIKELY;
                     // A failure is told by the order, which then lacks the mapping.
                     let _ = sandbox.map_mounts(&self.shared, self.worker);
                 }

@@ -410,10 +410,10 @@ fn many_launches_leave_nothing() {
         }
         farm.assert_nothing_runs();
         farm.settle();
-        // A network that waits for its next sandbox is seven descriptors; as many as
-        // the pool holds, two here, may wait.
+        // A network that waits for its next sandbox is seven descriptors; as many may
+        // wait as the pool holds, two here, and sixteen for bursts.
         let kept = farm.descriptors().abs_diff(descriptors);
-        assert!(kept <= 14, "{kept} more or fewer than {descriptors}");
+        assert!(kept <= 7 * 18, "{kept} more or fewer than {descriptors}");
         assert_eq!(
             std::fs::read_to_string("/proc/self/mountinfo").unwrap(),
             mounts
