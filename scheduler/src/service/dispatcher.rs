@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::metrics::{QueueMetrics, Standing};
 use crate::queue::{
     Desired, Effect, Now, Outcome, Pattern, Queue, Reply, Stage, Submission, Synchronization,
-    TaskId, View, WorkerKey,
+    TaskId, View, What, WorkerKey,
 };
 
 /// The queue, shared by all calls.
@@ -40,6 +40,8 @@ struct State {
     metrics: QueueMetrics,
     /// Changes whenever a worker that is terminating has no task any more.
     freed: watch::Sender<()>,
+    /// See [`Dispatcher::executed`].
+    executed: u64,
 }
 
 impl State {
@@ -51,7 +53,10 @@ impl State {
                         operation.send_replace(view);
                     }
                 }
-                Effect::Happened(event) => self.metrics.count(&event),
+                Effect::Happened(event) => {
+                    self.executed += u64::from(matches!(event.what, What::Executed { .. }));
+                    self.metrics.count(&event);
+                }
                 Effect::Freed => {
                     self.freed.send_replace(());
                 }
@@ -82,6 +87,7 @@ impl Dispatcher {
                 sleeping_until: None,
                 metrics: QueueMetrics::default(),
                 freed: watch::Sender::new(()),
+                executed: 0,
             }),
             sooner: Notify::new(),
             shutdown,
@@ -146,6 +152,12 @@ impl Dispatcher {
             dispatcher: self.clone(),
         };
         Ok((updates, look_up))
+    }
+
+    /// How many executions have ended, well or not: as long as it stays, the action
+    /// cache has nothing new.
+    pub fn executed(&self) -> u64 {
+        self.with(|state, _| state.executed)
     }
 
     /// Passes on the answer of the action cache.

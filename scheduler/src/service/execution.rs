@@ -11,9 +11,10 @@ use proto::wire::action::Inline;
 use proto::wire::longrunning::Operation;
 use proto::wire::protobuf;
 use proto::wire::rev2::execution_server::Execution;
-use proto::wire::rev2::{ExecuteRequest, RequestMetadata, WaitExecutionRequest};
+use proto::wire::rev2::{self, ExecuteRequest, RequestMetadata, WaitExecutionRequest};
 use proto::{Digest, DigestFunction, InstanceName, messages};
 use storage::ActionCache;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -72,6 +73,9 @@ impl Execution for ExecutionService {
             request.inline_stderr,
             request.inline_output_files,
         );
+        // Both are asked for at once: an answer takes longer to come than to make.
+        let executed = self.dispatcher.executed();
+        let cached = (!request.skip_cache_lookup).then(|| self.look_up(&instance, digest));
         let (action, platform) = self.actions.load(&instance, digest).await?;
         let caller = Caller {
             metadata,
@@ -98,7 +102,14 @@ impl Execution for ExecutionService {
         })?;
         tracing::debug!(operation = %updates.name, action = %digest, %instance, "submitted");
         if let Some(task) = look_up {
-            self.look_up(task, instance, digest);
+            // From here on the same action joins this task. An execution of it that
+            // ended before may have been too late for the answer.
+            let answer = if self.dispatcher.executed() == executed {
+                cached.flatten()
+            } else {
+                self.look_up(&instance, digest)
+            };
+            self.tell(task, answer);
         }
         Ok(Response::new(operations_of(updates)))
     }
@@ -117,17 +128,12 @@ impl Execution for ExecutionService {
 }
 
 impl ExecutionService {
-    /// Asks the action cache, apart from this call: others may have joined the
-    /// task by the time this client goes away.
-    fn look_up(&self, task: TaskId, instance: InstanceName, action: Digest) {
-        let dispatcher = self.dispatcher.clone();
-        let Some(cache) = self.action_cache.clone() else {
-            dispatcher.cache_checked(task, None);
-            return;
-        };
-        tokio::spawn(async move {
+    /// Asks the action cache; dropped, it asks no longer. `None` where there is none.
+    fn look_up(&self, instance: &InstanceName, action: Digest) -> Option<LookUp> {
+        let (cache, instance) = (self.action_cache.clone()?, instance.clone());
+        Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let answer = tokio::time::timeout(CACHE_TIMEOUT, cache.get(&instance, action)).await;
-            let result = match answer {
+            match answer {
                 Ok(Ok(result)) => result,
                 Ok(Err(error)) => {
                     tracing::warn!(%action, %error, "action cache failed, executing");
@@ -137,11 +143,26 @@ impl ExecutionService {
                     tracing::warn!(%action, "action cache does not answer, executing");
                     None
                 }
+            }
+        })))
+    }
+
+    /// Waits for the answer apart from this call: others may have joined the task by
+    /// the time this client goes away.
+    fn tell(&self, task: TaskId, answer: Option<LookUp>) {
+        let dispatcher = self.dispatcher.clone();
+        tokio::spawn(async move {
+            let result = match answer {
+                Some(answer) => answer.await.ok().flatten(),
+                None => None,
             };
             dispatcher.cache_checked(task, result);
         });
     }
 }
+
+/// An action cache's answer to come.
+type LookUp = AbortOnDropHandle<Option<rev2::ActionResult>>;
 
 fn action_digest(request: &ExecuteRequest) -> Result<Digest, Error> {
     let wire = request.action_digest.as_ref();
