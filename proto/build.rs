@@ -43,5 +43,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             format!("{google}::protobuf::Timestamp"),
         )
         .compile_fds_with_config(descriptors, messages)?;
+    // For reflection, what the stubs only name is there in full.
+    let told = protox::Compiler::new([root, &root.join("reflected")])?
+        .include_imports(true)
+        .open_files(PROTOCOLS)?
+        .encode_file_descriptor_set();
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?;
+    std::fs::write(Path::new(&out).join("descriptors.bin"), told)?;
     Ok(())
 }

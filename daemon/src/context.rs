@@ -66,6 +66,20 @@ impl CallContext {
         CURRENT.try_with(Clone::clone).unwrap_or_default()
     }
 
+    /// The trace's number, for logs: 32 hexadecimal digits. None where there is no
+    /// trace.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&str> {
+        let parent = self.0.get(TRACE_CONTEXT[0])?.to_str().ok()?;
+        let id = parent.split('-').nth(1)?;
+        (id.len() == 32).then_some(id)
+    }
+
+    /// Adds it to a call that does not go through a [`Channel`](crate::Channel).
+    pub fn add_to(&self, metadata: &mut tonic::metadata::MetadataMap) {
+        metadata.as_mut().extend(self.0.clone());
+    }
+
     /// Runs something within this context.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
         CURRENT.scope(self, work).await
@@ -78,5 +92,48 @@ impl CallContext {
                 headers.entry(name).or_insert_with(|| value.clone());
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::metadata::MetadataMap;
+
+    const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    fn trace(parent: &str) -> HashMap<String, String> {
+        let headers = [
+            ("traceparent", parent),
+            ("tracestate", "a=b"),
+            ("authorization", "no"),
+        ];
+        headers.map(|(k, v)| (k.into(), v.into())).into()
+    }
+
+    #[test]
+    fn a_context_arrives_as_it_was_sent_and_nothing_else_does() {
+        let parent = format!("00-{ID}-00f067aa0ba902b7-01");
+        let context = CallContext::new(Some(b"\x0a\x01x"), &trace(&parent));
+        assert_eq!(context.trace_id(), Some(ID));
+        let mut headers = MetadataMap::new();
+        context.add_to(&mut headers);
+        assert_eq!(headers.len(), 3);
+        assert_eq!(headers.get("traceparent").unwrap(), parent.as_str());
+        headers.insert("authorization", "no".parse().unwrap());
+        let mut again = MetadataMap::new();
+        CallContext::received(&headers).add_to(&mut again);
+        assert_eq!(again.len(), 3);
+        let told = again.get_bin(REQUEST_METADATA.as_str()).unwrap();
+        assert_eq!(&told.to_bytes().unwrap()[..], b"\x0a\x01x");
+    }
+
+    #[test]
+    fn without_a_trace_there_is_no_number_of_one() {
+        assert_eq!(CallContext::default().trace_id(), None);
+        for wrong in ["", "00", "00-123-4-01", "a\nb"] {
+            let context = CallContext::new(None, &trace(wrong));
+            assert_eq!(context.trace_id(), None, "{wrong:?}");
+        }
     }
 }

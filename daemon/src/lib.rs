@@ -29,14 +29,17 @@ pub mod endpoint;
 pub mod error;
 mod grpc_metrics;
 mod incoming;
+mod init;
 pub mod limits;
 pub mod listener;
 pub mod metrics;
 pub mod once;
 mod process;
 pub mod program;
+pub mod reflection;
 pub mod server;
 pub mod shutdown;
+pub mod subject;
 pub mod telemetry;
 pub mod tls;
 mod transport;
@@ -56,14 +59,18 @@ pub use listener::{Listener, listen};
 pub use metrics::Metrics;
 pub use once::Lost;
 pub use program::run;
+pub use reflection::reflect;
 pub use server::{serve, serve_to_the_end};
 pub use shutdown::Shutdown;
+pub use subject::Subject;
 pub use upstream::Upstream;
 
 /// Takes what the process was given at its start: descriptors of listening
 /// sockets, and the log filter. Call it once, first thing in `main`, while there
-/// is only one thread.
+/// is only one thread. As pid 1 the process becomes the program's init, and a child of
+/// it goes on as the program (`init`).
 pub fn start() {
+    init::split_off();
     listener::take_inherited();
     telemetry::start("info");
 }

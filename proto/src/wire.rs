@@ -56,3 +56,7 @@ generated!(
 generated!(
     /// Worker to Hayloft's own scheduler (`hayloft.worker.v1`).
     worker_extension, "hayloft.worker.v1");
+
+/// All of Buildbarn's and Hayloft's protocols as a `google.protobuf.FileDescriptorSet`,
+/// for gRPC's reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

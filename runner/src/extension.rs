@@ -1,5 +1,6 @@
 //! `hayloft.runner.v1.RunnerExtension`: what Buildbarn's protocol has no place for.
 
+use daemon::Subject;
 use proto::wire::runner_extension::describe_response::Root as WireRoot;
 use proto::wire::runner_extension::runner_extension_server::RunnerExtension;
 use proto::wire::runner_extension::{
@@ -7,6 +8,7 @@ use proto::wire::runner_extension::{
 };
 use sandbox::Limits;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use crate::config::Root;
 use crate::launcher::Launcher;
@@ -54,12 +56,13 @@ impl RunnerExtension for ExtensionService {
     }
 
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<RunResponse>, Status> {
+        let span = Subject::received(request.metadata()).span();
         let request = request.into_inner();
         if request.overlay.is_some() && !self.launcher.overlays() {
             return Err(Status::unimplemented("overlay: this host cannot make any"));
         }
         let request = request::validate(request, self.set_tmpdir)?;
-        let done = self.upkeep.run(&request).await?;
+        let done = self.upkeep.run(&request).instrument(span).await?;
         let limits = self.limits.overridden(&request.limits);
         Ok(Response::new(RunResponse {
             exit_code: result::exit_code(done.end)?,

@@ -118,8 +118,14 @@ impl Launcher {
             _stay: stay,
         };
         match self.call(id, &frame, Some(run)).await? {
-            Reply::Done(done) => Ok(*done),
-            Reply::Failed { failure, .. } => Err(run_failure(failure)),
+            Reply::Done(done) => {
+                tracing::debug!(end = ?done.end, exceeded = ?done.exceeded, "command ended");
+                Ok(*done)
+            }
+            Reply::Failed { failure, .. } => {
+                tracing::info!(?failure, "command did not run");
+                Err(run_failure(failure))
+            }
             _ => Err(Error::Answer),
         }
     }

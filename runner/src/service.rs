@@ -1,9 +1,11 @@
 //! `buildbarn.runner.Runner`.
 
+use daemon::Subject;
 use proto::wire::runner::runner_server::Runner;
 use proto::wire::runner::{CheckReadinessRequest, RunRequest, RunResponse};
 use sandbox::End;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use crate::error::Error;
 use crate::upkeep::Upkeep;
@@ -31,9 +33,10 @@ impl Runner for RunnerService {
     }
 
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<RunResponse>, Status> {
+        let span = Subject::received(request.metadata()).span();
         let request = request::without_timeout(request.into_inner());
         let request = request::validate(request, self.set_tmpdir)?;
-        let done = self.upkeep.run(&request).await?;
+        let done = self.upkeep.run(&request).instrument(span).await?;
         if let Some(limit) = done.exceeded {
             // Buildbarn's answer has no place for it, and a mere exit code would be a lie.
             return Err(Error::Exceeded(limit).into());

@@ -2,18 +2,16 @@
 //! (bb-remote-execution, `pkg/scheduler`), so that its dashboards work; what it has
 //! none for begins with `hayloft_`.
 
-use std::fmt;
-use std::sync::Arc;
+mod standing;
 
 use daemon::Metrics;
-use daemon::metrics::{Collector, ConstGauge, Counter, Family, Histogram, exponential_buckets};
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
-use prometheus_client::metrics::MetricType;
-use proto::wire::buildqueuestate::PlatformQueueState;
+use daemon::metrics::{Counter, Family, Histogram, exponential_buckets};
+use prometheus_client::encoding::EncodeLabelSet;
 use proto::{InstanceName, PlatformKey};
 
 use crate::queue::{Event, ExecutionOutcome as Outcome, Flight, QueueName, What};
-use crate::service::Dispatcher;
+
+pub use standing::Standing;
 
 const BUILDBARN: &str = "buildbarn_builder_in_memory_build_queue";
 
@@ -68,6 +66,14 @@ labels!(Scheduled {
 labels!(Executed { result, grpc_code });
 labels!(Removed { state });
 
+/// Of one level of its tree of invocations.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Level {
+    #[prometheus(flatten)]
+    of: Of,
+    depth: usize,
+}
+
 /// From a millisecond to more than an hour, as Buildbarn's.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 23))
@@ -75,6 +81,11 @@ fn durations() -> Histogram {
 
 fn attempts() -> Histogram {
     Histogram::new((0..8).map(f64::from))
+}
+
+/// Levels of the tree of invocations.
+fn levels() -> Histogram {
+    Histogram::new((0..4).map(f64::from))
 }
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -87,8 +98,12 @@ pub struct QueueMetrics {
     queued: Durations<Of>,
     executing: Durations<Executed>,
     retries: Durations<Executed>,
+    completed: Durations<Of>,
     retried: Family<Of, Counter>,
+    adopted: Family<Of, Counter>,
+    stickiness: Durations<Of>,
     workers_created: Family<Of, Counter>,
+    workers_terminating: Family<Of, Counter>,
     workers_removed: Family<Removed, Counter>,
 }
 
@@ -100,8 +115,12 @@ impl Default for QueueMetrics {
             queued: Family::new_with_constructor(durations),
             executing: Family::new_with_constructor(durations),
             retries: Family::new_with_constructor(attempts),
+            completed: Family::new_with_constructor(durations),
             retried: Family::default(),
+            adopted: Family::default(),
+            stickiness: Family::new_with_constructor(levels),
             workers_created: Family::default(),
+            workers_terminating: Family::default(),
             workers_removed: Family::default(),
         }
     }
@@ -135,6 +154,26 @@ impl QueueMetrics {
             &name("tasks_executing_retries"),
             "Attempts at a task that came to nothing before its last",
             self.retries.clone(),
+        );
+        metrics.register(
+            &name("tasks_completed_duration_seconds"),
+            "Time from a task's end to nobody's asking for it any more",
+            self.completed.clone(),
+        );
+        metrics.register(
+            "hayloft_scheduler_tasks_adopted",
+            "Tasks taken over from workers that executed them for an earlier scheduler",
+            self.adopted.clone(),
+        );
+        metrics.register(
+            &name("worker_invocation_stickiness_retained"),
+            "Levels of invocations at which a worker that took a task stayed",
+            self.stickiness.clone(),
+        );
+        metrics.register(
+            &name("workers_terminating"),
+            "Workers that an operator had terminate",
+            self.workers_terminating.clone(),
         );
         metrics.register(
             "hayloft_scheduler_tasks_retried",
@@ -201,6 +240,20 @@ impl QueueMetrics {
                 self.executing.get_or_create(&labels).observe(seconds);
                 self.retries.get_or_create(&labels).observe(retries.into());
             }
+            What::Taken { retained } => {
+                let levels = f64::from(retained);
+                self.stickiness.get_or_create(&of).observe(levels);
+            }
+            What::Forgotten { completed } => {
+                let seconds = completed.as_secs_f64();
+                self.completed.get_or_create(&of).observe(seconds);
+            }
+            What::Adopted => {
+                self.adopted.get_or_create(&of).inc();
+            }
+            What::WorkerTerminating => {
+                self.workers_terminating.get_or_create(&of).inc();
+            }
             What::Retried => {
                 self.retried.get_or_create(&of).inc();
             }
@@ -215,100 +268,4 @@ impl QueueMetrics {
             }
         }
     }
-}
-
-/// How the queues stand when somebody asks: what operators see, as numbers.
-pub struct Standing(pub Arc<Dispatcher>);
-
-impl fmt::Debug for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Standing")
-    }
-}
-
-/// One gauge, for several queues.
-struct Gauges<'a>(&'a [(Of, f64)]);
-
-impl EncodeMetric for Gauges<'_> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for (of, value) in self.0 {
-            ConstGauge::<f64>::new(*value).encode(encoder.encode_family(of)?)?;
-        }
-        Ok(())
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Gauge
-    }
-}
-
-impl Collector for Standing {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (queues, ages) = self
-            .0
-            .operate(|queue, now| (queue.list_platform_queues(now), queue.oldest_queued(now)));
-        let ages: Vec<_> = ages
-            .iter()
-            .map(|(name, age)| (Of::queue(name), age.as_secs_f64()))
-            .collect();
-        let of = |number: fn(&State) -> u32| numbers(&queues, number);
-        for (name, help, values) in [
-            (
-                "hayloft_scheduler_tasks_queued",
-                "Tasks that wait for a worker",
-                of(|state| {
-                    state
-                        .queued_operations_count
-                        .map_or(0, |count| count.indirect)
-                }),
-            ),
-            (
-                "hayloft_scheduler_workers_executing",
-                "Workers that have a task",
-                of(|state| state.executing_workers_count),
-            ),
-            (
-                "hayloft_scheduler_workers_idle",
-                "Workers that have none",
-                of(|state| state.idle_workers_count),
-            ),
-            (
-                "hayloft_scheduler_invocations_active",
-                "Outermost invocations that have operations queued or executing",
-                of(|state| state.active_children_count),
-            ),
-            (
-                "hayloft_scheduler_queue_age_seconds",
-                "How long the operation that has waited longest does",
-                ages,
-            ),
-        ] {
-            let gauges = Gauges(&values);
-            let kind = gauges.metric_type();
-            gauges.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
-        }
-        Ok(())
-    }
-}
-
-type State = proto::wire::buildqueuestate::InvocationState;
-
-fn numbers(queues: &[PlatformQueueState], number: fn(&State) -> u32) -> Vec<(Of, f64)> {
-    let mut numbers = Vec::new();
-    for queue in queues {
-        let Some(name) = &queue.name else { continue };
-        let Ok(prefix) = InstanceName::new(&name.instance_name_prefix) else {
-            continue;
-        };
-        let Ok(platform) = PlatformKey::from_wire(name.platform.as_ref()) else {
-            continue;
-        };
-        for class in &queue.size_class_queues {
-            if let Some(root) = &class.root_invocation {
-                let of = Of::new(&prefix, &platform, class.size_class);
-                numbers.push((of, f64::from(number(root))));
-            }
-        }
-    }
-    numbers
 }

@@ -12,6 +12,7 @@ use proto::wire::rev2::execution_server::ExecutionServer;
 use proto::wire::scheduler_extension::explanation_server::ExplanationServer;
 use storage::ActionCache;
 use storage::client::RemoteStorage;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 
 use crate::config::Config;
@@ -150,19 +151,75 @@ pub fn worker_routes(
 ) -> Routes {
     let limit = usize::try_from(maximum_message_size).unwrap_or(usize::MAX);
     let service = OperationQueueService(dispatcher, authorizers);
-    Routes::new(OperationQueueServer::new(service).max_decoding_message_size(limit))
+    let routes = Routes::new(OperationQueueServer::new(service).max_decoding_message_size(limit));
+    daemon::reflect(
+        routes,
+        &[OperationQueueServer::<OperationQueueService>::NAME],
+    )
 }
 
 /// The services that operators use.
 #[must_use]
 pub fn queue_state_routes(dispatcher: Arc<Dispatcher>, authorizers: Arc<Authorizers>) -> Routes {
     let service = QueueStateService(dispatcher, authorizers);
-    Routes::new(BuildQueueStateServer::new(service.clone()))
-        .add_service(ExplanationServer::new(service))
+    let routes = Routes::new(BuildQueueStateServer::new(service.clone()))
+        .add_service(ExplanationServer::new(service));
+    daemon::reflect(
+        routes,
+        &[
+            BuildQueueStateServer::<QueueStateService>::NAME,
+            ExplanationServer::<QueueStateService>::NAME,
+        ],
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use daemon::Channel;
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    /// What an endpoint's reflection tells of its services, all of whose messages
+    /// it must know.
+    async fn services(channel: Channel) -> Vec<String> {
+        let mut client = ServerReflectionClient::new(channel);
+        let mut ask = async |question| {
+            let request = ServerReflectionRequest {
+                message_request: Some(question),
+                ..Default::default()
+            };
+            let asked = client.server_reflection_info(futures::stream::iter([request]));
+            let mut answers = asked.await.unwrap().into_inner();
+            let answer = answers.message().await.unwrap().unwrap();
+            answer.message_response.unwrap()
+        };
+        let list = ask(MessageRequest::ListServices(String::new())).await;
+        let MessageResponse::ListServicesResponse(list) = list else {
+            panic!("no list: {list:?}");
+        };
+        let names: Vec<_> = list
+            .service
+            .into_iter()
+            .map(|service| service.name)
+            .collect();
+        let platform = "build.bazel.remote.execution.v2.Platform".to_string();
+        for symbol in names.iter().chain([&platform]) {
+            let symbol = MessageRequest::FileContainingSymbol(symbol.clone());
+            let told = ask(symbol).await;
+            let MessageResponse::FileDescriptorResponse(file) = told else {
+                panic!("no file: {told:?}");
+            };
+            let bytes = &file.file_descriptor_proto[0];
+            let has = |name: &[u8]| bytes.windows(name.len()).any(|part| part == name);
+            assert!(!has(b"opaque"), "a stub is told of");
+        }
+        let mut names = names;
+        names.sort();
+        names
+    }
+
     use super::*;
     use daemon::Address;
     use proto::wire::buildqueuestate::build_queue_state_client::BuildQueueStateClient;
@@ -211,6 +268,18 @@ mod tests {
         );
         let mut operator = BuildQueueStateClient::new(channel("operators"));
         operator.list_platform_queues(()).await.unwrap();
+
+        assert_eq!(
+            services(channel("operators")).await,
+            [
+                "buildbarn.buildqueuestate.BuildQueueState",
+                "hayloft.scheduler.v1.Explanation",
+            ]
+        );
+        assert_eq!(
+            services(channel("workers")).await,
+            ["buildbarn.remoteworker.OperationQueue"]
+        );
 
         shutdown.cancel();
         program.await.unwrap().unwrap();

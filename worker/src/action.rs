@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::{CallContext, Subject};
 use proto::wire::action::Inline;
 use proto::wire::protobuf::{Any, Timestamp};
 use proto::wire::remoteworker::desired_state;
@@ -11,7 +12,6 @@ use proto::wire::rev2::{self, ExecuteResponse};
 use proto::{Digest, DigestFunction, InstanceName};
 use storage::{ActionCache, BlobStore};
 use tokio::sync::{Semaphore, watch};
-use tracing::Instrument;
 
 use crate::Error;
 use crate::build_directory::{BuildDirectories, BuildDirectory};
@@ -32,7 +32,9 @@ use crate::root::Devices;
 use crate::runner::Command;
 use crate::session::Session;
 use crate::space::Space;
-use crate::trace::Trace;
+
+/// The message that says for whom an action is executed.
+const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.RequestMetadata";
 
 /// Where an action is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +60,10 @@ pub(crate) struct Task {
     inline: Inline,
     /// Old clients give it with the Command.
     platform: Option<rev2::Platform>,
-    /// Whose cause this is a part of, where that is traced.
-    pub(crate) trace: Trace,
+    /// For whom it is executed, and as part of which trace.
+    context: CallContext,
+    /// The operation that waits for it, as far as the scheduler tells.
+    operation: Option<String>,
 }
 
 impl Task {
@@ -71,6 +75,7 @@ impl Task {
     pub(crate) fn new(
         prefix: &InstanceName,
         message: desired_state::Executing,
+        operation: Option<String>,
     ) -> Result<Self, Error> {
         let of = |field| move |source| Error::Digest { field, source };
         let hash = message.action_digest.as_ref().map_or("", |d| &d.hash);
@@ -100,6 +105,12 @@ impl Task {
             .unwrap_or_default();
         // That was for the worker alone.
         auxiliary_metadata.retain(|any| !any.type_url.ends_with(name));
+        let mut metadata = auxiliary_metadata.iter();
+        let metadata = metadata.find(|any| any.type_url.ends_with(REQUEST_METADATA));
+        let context = CallContext::new(
+            metadata.map(|any| &any.value[..]),
+            &message.w3c_trace_context,
+        );
         Ok(Self {
             digest: read("action_digest", message.action_digest.as_ref())?,
             command: read("command_digest", action.command_digest.as_ref())?,
@@ -111,8 +122,26 @@ impl Task {
             timeout,
             do_not_cache: action.do_not_cache,
             platform: action.platform.clone(),
-            trace: Trace::new(&message.w3c_trace_context),
+            context,
+            operation,
         })
+    }
+}
+
+impl Task {
+    /// What lines of the log say that they are about.
+    pub(crate) fn subject(&self, worker: &str) -> Subject {
+        let mut metadata = self.auxiliary_metadata.iter();
+        let metadata = metadata
+            .find_map(|any| proto::messages::unpack::<rev2::RequestMetadata>(any, REQUEST_METADATA))
+            .unwrap_or_default();
+        Subject {
+            operation: self.operation.clone().unwrap_or_default(),
+            action: self.digest.to_string(),
+            invocation: metadata.tool_invocation_id,
+            worker: worker.to_owned(),
+            trace: self.context.trace_id().unwrap_or_default().to_owned(),
+        }
     }
 }
 
@@ -162,13 +191,11 @@ impl Executor {
         session: &Session,
         stage: &watch::Sender<Stage>,
     ) -> ExecuteResponse {
-        let span = tracing::info_span!("action", digest = %task.digest, instance = %task.instance,
-            worker = self.worker, trace = task.trace.id());
-        let executing = self.execute_traced(task, session, stage);
-        executing.instrument(span).await
+        let executing = self.execute_in_context(task, session, stage);
+        task.context.clone().scope(executing).await
     }
 
-    async fn execute_traced(
+    async fn execute_in_context(
         &self,
         task: &Task,
         session: &Session,
@@ -285,7 +312,7 @@ impl Executor {
                 &self.maximum_limits,
             )?,
             overlay: None,
-            trace: task.trace.clone(),
+            subject: task.subject(&self.worker),
         })
     }
 

@@ -51,7 +51,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod told;
-mod trace;
 mod worker;
 
 pub use config::Config;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use daemon::{Channel, Lost, Upstream};
+use daemon::{Channel, Lost, Subject, Upstream};
 use proto::wire::protobuf::Any;
 use proto::wire::runner::runner_client::RunnerClient;
 use proto::wire::runner::{self, CheckReadinessRequest};
@@ -16,7 +16,6 @@ use proto::wire::runner_extension::{self as extension, DescribeResponse, Reclaim
 use tonic::{Code, Request, Status};
 
 use crate::Error;
-use crate::trace::Trace;
 
 /// How long after an action's timeout our own runner may take to answer before
 /// it is taken for stuck.
@@ -42,8 +41,8 @@ pub(crate) struct Command {
     pub(crate) limits: HashMap<String, u64>,
     /// What the input root lies over; only for a runner that announces it.
     pub(crate) overlay: Option<extension::Overlay>,
-    /// What the call is part of.
-    pub(crate) trace: Trace,
+    /// The action that it is of, for the runner's log.
+    pub(crate) subject: Subject,
 }
 
 /// How a command ended.
@@ -166,7 +165,7 @@ impl Runner {
         let mut client =
             RunnerExtensionClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
         let mut request = Request::new(request);
-        command.trace.add_to(request.metadata_mut());
+        command.subject.add_to(request.metadata_mut());
         let call = client.run(request);
         let response = match command.timeout {
             None => call.await?,
@@ -209,7 +208,6 @@ impl Runner {
         if let Some(timeout) = command.timeout {
             request.set_timeout(timeout);
         }
-        command.trace.add_to(request.metadata_mut());
         let start = tokio::time::Instant::now();
         let mut client =
             RunnerClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);

@@ -30,6 +30,7 @@ use proto::wire::rev2::ExecuteResponse;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Code, Status};
+use tracing::Instrument as _;
 
 use crate::Error;
 use crate::action::{Executor, Stage, Task};
@@ -207,7 +208,7 @@ impl Slot {
         let mut wanted = first;
         loop {
             let digest = wanted.action_digest.clone();
-            let task = match Task::new(&self.prefix, wanted) {
+            let task = match Task::new(&self.prefix, wanted, self.scheduler.told.operation()) {
                 Ok(task) => task,
                 Err(error) => return (refusal(digest, error), false),
             };
@@ -215,8 +216,9 @@ impl Slot {
                 Ok(session) => session,
                 Err(error) => return (refusal(digest, error), true),
             };
-            tracing::debug!(action = %task.digest, worker = ?self.scheduler.worker_id, "executing");
-            match self.attend(&task, &session, digest.clone()).await {
+            let span = task.subject(&self.executor.worker).span();
+            let attending = self.attend(&task, &session, digest.clone());
+            match attending.instrument(span).await {
                 Outcome::Completed(response) => {
                     let code = response.status.as_ref().map_or(0, |status| status.code);
                     let doubtful = [Code::Internal, Code::Unavailable]
@@ -365,7 +367,17 @@ fn is_refusal(status: &Status) -> bool {
 /// where that was refused as well.
 fn give_way(state: State, refusal: &Status, replaced: bool) -> State {
     let (code, message) = (refusal.code(), refusal.message());
-    tracing::error!(?code, message, replaced, "scheduler refuses a result");
+    let action = match &state {
+        State::Completed(Some(digest), _) => digest.hash.as_str(),
+        _ => "",
+    };
+    tracing::error!(
+        action,
+        ?code,
+        message,
+        replaced,
+        "scheduler refuses a result"
+    );
     let State::Completed(digest, _) = state else {
         return State::Idle;
     };

@@ -42,6 +42,14 @@ impl Told {
         headers.insert_bin(METADATA, MetadataValue::from_bytes(&execution));
     }
 
+    /// The first of the operations that wait for what was handed out last, where
+    /// that was told.
+    pub(crate) fn operation(&self) -> Option<String> {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, execution) = told.as_ref()?;
+        execution.operation_names.first().cloned()
+    }
+
     /// Notes what an answer tells: all of an action that it hands out, and which
     /// operations have come to wait for one that goes on.
     pub(crate) fn note(&self, response: &Response<SynchronizeResponse>) {

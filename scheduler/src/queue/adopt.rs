@@ -26,7 +26,9 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::aging::Level;
+use super::event::What;
 use super::invocation::Lineage;
+use super::log::about;
 use super::operation::{Operation, State};
 use super::platform_queue::PlatformId;
 use super::queue::{Queue, failure};
@@ -182,7 +184,8 @@ impl Queue {
         let invocation = queue.invocations.common(&seats);
         // What to do the worker knows already.
         let _ = self.assign(now, id, invocation, key);
-        tracing::info!(task = id.0, action = %digest, "adopted what a worker executes");
+        self.happened(platform, What::Adopted);
+        about!(INFO, self, id, "adopted what a worker executes");
     }
 
     fn make_adopted(&mut self, job: &Arc<Job>, platform: PlatformId) -> TaskId {

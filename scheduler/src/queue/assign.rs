@@ -5,6 +5,7 @@ use tonic::Code;
 use super::adopt::{self, claimed};
 use super::event::What;
 use super::invocation::{InvocationId, ROOT};
+use super::log::about;
 use super::platform_queue::PlatformId;
 use super::queue::{Effect, Queue, failure, no_workers_left};
 use super::retry::{Ended, Verdict};
@@ -20,7 +21,7 @@ impl Queue {
         };
         let Some(queue) = self.platforms.get_mut(task.platform) else {
             // Removed for want of workers while the action cache was asked.
-            self.complete(id, no_workers_left());
+            self.complete(now, id, no_workers_left());
             return;
         };
         let tree = &mut queue.invocations;
@@ -114,6 +115,16 @@ impl Queue {
         let limits = &queue.stickiness_limits;
         let preferred = |depth| worker.stay.preferred(depth, limits, now.instant);
         let (invocation, id) = queue.invocations.next(preferred)?;
+        let path = match limits.is_empty() {
+            true => Vec::new(),
+            false => queue.invocations.path(invocation),
+        };
+        let stayed = path.iter().enumerate().take_while(|(depth, id)| {
+            worker.stay.preferred(*depth, limits, now.instant) == Some(**id)
+        });
+        let retained = u32::try_from(stayed.count()).unwrap_or(u32::MAX);
+        let platform = worker.platform;
+        self.happened(platform, What::Taken { retained });
         self.unqueue(id);
         self.assign(now, id, invocation, key)
     }
@@ -141,6 +152,7 @@ impl Queue {
         tree.remove_idle(worker.stay.at());
         worker.stay(tree, invocation, now.instant);
         self.happened(platform, What::Started { queued });
+        about!(DEBUG, self, id, "started");
         self.notify_all(id);
         self.order(now, id)
     }
@@ -188,7 +200,7 @@ impl Queue {
             return;
         };
         if task.job.action.is_none() {
-            self.complete(id, adopt::lost());
+            self.complete(now, id, adopt::lost());
             return;
         }
         if let Progress::Executing(_) = task.progress
@@ -208,14 +220,17 @@ impl Queue {
             return;
         };
         let limit = self.settings.maximum_attempts;
+        let lost = worker.clone();
         match task.attempts.add(worker, Ended::Lost, limit) {
             Verdict::Retry => {
                 let platform = task.platform;
                 self.happened(platform, What::Retried);
+                about!(WARN, self, id, %lost, "worker lost, trying again");
                 self.requeue(now, id);
             }
             Verdict::GiveUp(message) => {
-                self.complete(id, failure(Code::Unavailable, message));
+                about!(WARN, self, id, %lost, message, "giving up");
+                self.complete(now, id, failure(Code::Unavailable, message));
                 self.use_freed(now);
             }
         }

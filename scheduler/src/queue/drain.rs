@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use super::event::What;
 use super::platform_queue::{PlatformId, QueueName};
 use super::queue::Queue;
 use super::time::Now;
@@ -72,10 +73,13 @@ impl Queue {
     /// a task yet: see [`Queue::are_free`].
     pub fn terminate(&mut self, now: Now, pattern: &Pattern) -> Vec<WorkerKey> {
         self.advance(now);
-        let mut busy = Vec::new();
+        let (mut busy, mut terminating) = (Vec::new(), Vec::new());
         for (key, worker) in &mut self.workers {
             if !worker.id.matches(pattern) {
                 continue;
+            }
+            if !worker.terminating {
+                terminating.push(worker.platform);
             }
             worker.terminating = true;
             if worker.task.is_some() {
@@ -86,6 +90,9 @@ impl Queue {
             {
                 queue.invocations.unwait(worker.stay.at(), blocked.since);
             }
+        }
+        for platform in terminating {
+            self.happened(platform, What::WorkerTerminating);
         }
         busy
     }

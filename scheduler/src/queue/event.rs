@@ -35,6 +35,12 @@ pub enum What {
         /// How long after it came.
         queued: Duration,
     },
+    /// A worker that asked for a task got the next of its queue.
+    Taken {
+        /// At how many levels of the tree, the outermost first, it stayed with an
+        /// invocation as its queue's limits of stickiness let it.
+        retained: u32,
+    },
     /// A worker brought a task to an end.
     Executed {
         /// How long after it was given.
@@ -46,6 +52,15 @@ pub enum What {
         /// How many attempts at the task came to nothing before.
         retries: u32,
     },
+    /// What a worker executed for an earlier scheduler is a task of this one.
+    Adopted,
+    /// The last operation of a task that is over has been removed.
+    Forgotten {
+        /// How long after the task's end.
+        completed: Duration,
+    },
+    /// An operator has a worker terminate.
+    WorkerTerminating,
     /// A task is queued once more, since its worker was lost or failed.
     Retried,
     /// A worker called for the first time.

@@ -4,6 +4,7 @@ use proto::wire::rev2::ExecuteResponse;
 use tonic::Code;
 
 use super::event::{Outcome, What};
+use super::log::about;
 use super::platform_queue::PlatformId;
 use super::queue::Queue;
 use super::retry::{Ended, Verdict};
@@ -20,6 +21,9 @@ impl Queue {
         let status = response.status.as_ref();
         let code = status.map_or(Code::Ok, |status| Code::from_i32(status.code));
         let since = self.workers.get(&key).and_then(|worker| worker.task);
+        if let Some(assigned) = since {
+            about!(DEBUG, self, assigned.task, ?code, "executed");
+        }
         let Some(id) = self.release(now, key, code == Code::Ok) else {
             return;
         };
@@ -45,7 +49,7 @@ impl Queue {
         } else if code == Code::Internal && self.settings.retry_internal_errors {
             self.try_again(now, id, key, response);
         } else {
-            self.complete(id, response);
+            self.complete(now, id, response);
         }
     }
 
@@ -56,17 +60,20 @@ impl Queue {
             return;
         };
         let limit = self.settings.maximum_attempts;
+        let failed = worker.clone();
         match task.attempts.add(worker, Ended::Failed, limit) {
             Verdict::Retry => {
                 let platform = task.platform;
                 self.happened(platform, What::Retried);
+                about!(WARN, self, id, %failed, "worker failed, trying again");
                 self.requeue(now, id);
             }
             Verdict::GiveUp(reason) => {
+                about!(WARN, self, id, %failed, reason, "giving up");
                 if let Some(status) = &mut response.status {
                     status.message = format!("{}; {reason}", status.message);
                 }
-                self.complete(id, response);
+                self.complete(now, id, response);
             }
         }
     }

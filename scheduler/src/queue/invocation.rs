@@ -13,6 +13,7 @@ use super::locality::{Idle, IdleChild};
 use super::map::Map;
 use super::order::{Order, Place};
 use super::task::TaskId;
+use super::turnover::{Turnover, Turnovers};
 
 /// What tells one invocation from its siblings: a packed message, as in Buildbarn
 /// (buildqueuestate.InvocationName), such as a REv2 RequestMetadata of which only
@@ -99,6 +100,7 @@ pub(super) struct Invocations {
     free: Vec<InvocationId>,
     limits: Limits,
     served: u64,
+    turnovers: Turnovers,
 }
 
 impl Invocations {
@@ -108,6 +110,7 @@ impl Invocations {
             free: Vec::new(),
             limits,
             served: 0,
+            turnovers: Turnovers::default(),
         }
     }
 
@@ -165,6 +168,7 @@ impl Invocations {
                 InvocationId(self.nodes.len() - 1)
             };
             self.get_mut(id).children.insert(key.clone(), child);
+            self.turnovers.at(depth + 1).created += 1;
             self.pin(id);
             id = child;
         }
@@ -185,6 +189,7 @@ impl Invocations {
                 return;
             };
             let gone = std::mem::take(node);
+            self.turnovers.at(gone.depth()).removed += 1;
             if let Some(key) = gone.lineage.as_ref().and_then(|lineage| lineage.last()) {
                 self.get_mut(parent).children.remove(key);
             }
@@ -229,12 +234,20 @@ impl Invocations {
         let mut next = Some(id);
         while let Some(id) = next {
             let node = self.get_mut(id);
-            node.tasks = if more {
-                node.tasks + 1
-            } else {
-                node.tasks.saturating_sub(1)
-            };
+            let was = node.tasks;
+            node.tasks = if more { was + 1 } else { was.saturating_sub(1) };
             next = node.parent;
+            match (was, node.tasks) {
+                (0, 1) => {
+                    let depth = node.depth();
+                    self.turnovers.at(depth).activated += 1;
+                }
+                (1, 0) => {
+                    let depth = node.depth();
+                    self.turnovers.at(depth).deactivated += 1;
+                }
+                _ => {}
+            }
         }
     }
 
@@ -305,6 +318,23 @@ impl Invocations {
             change(self.get_mut(id));
             next = self.get(id).parent;
         }
+    }
+
+    /// How many invocations came and went, by level.
+    pub(super) fn turnovers(&self) -> &[Turnover] {
+        self.turnovers.all()
+    }
+
+    /// By how many workers the outermost invocations that want more differ.
+    pub(super) fn spread(&self) -> u32 {
+        let children = self.get(ROOT).children.values().map(|id| self.get(*id));
+        let wanting = children.filter(|node| node.has_queued());
+        let executing = wanting.map(|node| node.executing);
+        let extremes = executing.fold(None, |extremes, it| {
+            let (least, most) = extremes.unwrap_or((it, it));
+            Some((it.min(least), it.max(most)))
+        });
+        extremes.map_or(0, |(least, most): (u32, u32)| most - least)
     }
 
     /// The level of the task that would be handed out next, if there is one.
@@ -427,6 +457,11 @@ impl Invocations {
 impl Invocation {
     pub(super) fn has_queued(&self) -> bool {
         self.order.len() + self.queued_below > 0
+    }
+
+    /// How far below the root it is.
+    pub(super) fn depth(&self) -> usize {
+        self.lineage.as_ref().map_or(0, |lineage| lineage.len())
     }
 
     /// It does something now, or wants to.

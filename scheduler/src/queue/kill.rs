@@ -3,6 +3,7 @@
 use proto::wire::{rev2, rpc};
 use uuid::Uuid;
 
+use super::log::about;
 use super::operation::State;
 use super::platform_queue::QueueName;
 use super::queue::Queue;
@@ -20,7 +21,8 @@ impl Queue {
         let operation = self.operations.get(&name);
         let operation = operation.ok_or_else(|| Error::UnknownOperation(name.to_string()))?;
         if let State::Attached(task) = operation.state {
-            self.complete(task, response(status));
+            about!(INFO, self, task, code = status.code, "killed");
+            self.complete(now, task, response(status));
             self.use_freed(now);
         }
         Ok(())
@@ -48,7 +50,8 @@ impl Queue {
             .flat_map(|order| order.iter().map(|(_, task)| task))
             .collect();
         for task in tasks {
-            self.complete(task, response(status.clone()));
+            about!(INFO, self, task, code = status.code, "killed");
+            self.complete(now, task, response(status.clone()));
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ use super::queue::Queue;
 use super::state::{count, platform_queue_name};
 use super::task::Progress;
 use super::time::Now;
+use super::turnover::Turnover;
 use super::worker::Worker;
 use crate::error::Error;
 
@@ -106,6 +107,25 @@ impl Queue {
         let operation = self.operations.get(&name);
         let operation = operation.ok_or_else(|| Error::UnknownOperation(name.to_string()))?;
         Ok(self.operation_state(now, name, operation))
+    }
+
+    /// How many invocations of each queue came and went, by level: 0 is the root.
+    pub fn turnovers(&self) -> Vec<(Arc<QueueName>, Vec<Turnover>)> {
+        let queues = self.platforms.ids().filter_map(|id| self.platforms.get(id));
+        let each = queues.map(|queue| {
+            let turnovers = queue.invocations.turnovers();
+            (queue.name.clone(), turnovers.to_vec())
+        });
+        each.collect()
+    }
+
+    /// By how many workers the outermost invocations differ that have something
+    /// queued, of each queue: by one at most where they are equally urgent and
+    /// workers go where it is their turn.
+    pub fn spreads(&self) -> Vec<(Arc<QueueName>, u32)> {
+        let queues = self.platforms.ids().filter_map(|id| self.platforms.get(id));
+        let each = queues.map(|queue| (queue.name.clone(), queue.invocations.spread()));
+        each.collect()
     }
 
     /// The instance name that an operation's action is of.

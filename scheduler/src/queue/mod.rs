@@ -16,7 +16,7 @@
 //! lost, [`retry`] decides; if it is done, [`finish`] and [`size_class`]. What workers
 //! execute when the scheduler starts it takes over ([`adopt`]).
 //!
-//! An operator sees how it all stands ([`state`], [`list`], [`explain`]), and can keep workers
+//! An operator sees how it all stands ([`state`], [`list`], [`explain`], [`log`]), and can keep workers
 //! from work ([`drain`]) and end actions ([`kill`]).
 
 mod adopt;
@@ -33,6 +33,7 @@ mod kill;
 mod limits;
 mod list;
 mod locality;
+pub(crate) mod log;
 mod map;
 mod matching;
 mod operation;
@@ -56,6 +57,7 @@ mod task;
 mod tests;
 mod time;
 mod timeout;
+mod turnover;
 mod worker;
 
 pub use adopt::{After, Claim, MAXIMUM_CLAIMED};
@@ -74,4 +76,5 @@ pub use synchronize::{Outcome, Report, Synchronization};
 pub use task::{Job, TaskId};
 pub use time::Now;
 pub use timeout::{TimeoutError, Timeouts};
+pub use turnover::Turnover;
 pub use worker::{Desired, Reply, WorkerId, WorkerKey};

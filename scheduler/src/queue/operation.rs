@@ -41,7 +41,14 @@ pub(super) enum State {
     /// Its task is unfinished.
     Attached(TaskId),
     /// It is over.
-    Done(Arc<ExecuteResponse>),
+    Done(Arc<Ended>),
+}
+
+/// How a task ended: shared by its operations.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) response: Arc<ExecuteResponse>,
+    pub(super) at: Instant,
 }
 
 /// The stage of an operation, as REv2 names them.

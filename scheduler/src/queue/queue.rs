@@ -10,10 +10,11 @@ use uuid::Uuid;
 
 use super::adopt::Recovery;
 use super::dedup::Dedup;
-use super::event::Event;
+use super::event::{Event, What};
 use super::invocation::{Lineage, ROOT};
+use super::log::about;
 use super::map::Map;
-use super::operation::{Operation, State, View};
+use super::operation::{Ended, Operation, State, View};
 use super::platform_queue::{PlatformId, PlatformQueues, Predeclared};
 use super::settings::Settings;
 use super::task::{Progress, Task, TaskId};
@@ -89,10 +90,10 @@ impl Queue {
     pub fn advance(&mut self, now: Now) {
         while let Some(timer) = self.timers.pop_due(now.instant) {
             match timer {
-                Timer::Operation(name) => self.remove_operation(name),
+                Timer::Operation(name) => self.remove_operation(now, name),
                 Timer::Poll(worker) => self.end_poll(now, worker),
                 Timer::Worker(worker) => self.lose_worker(now, worker),
-                Timer::Platform(platform) => self.remove_platform(platform),
+                Timer::Platform(platform) => self.remove_platform(now, platform),
                 Timer::Recovery => self.end_recovery(now),
             }
         }
@@ -117,14 +118,19 @@ impl Queue {
     }
 
     /// Ends a task: all operations attached to it get this response.
-    pub(super) fn complete(&mut self, id: TaskId, response: rev2::ExecuteResponse) {
+    pub(super) fn complete(&mut self, now: Now, id: TaskId, response: rev2::ExecuteResponse) {
+        let code = response.status.as_ref().map_or(0, |status| status.code);
+        about!(DEBUG, self, id, code, "completed");
         let Some(task) = self.discard(id) else {
             return;
         };
-        let response = Arc::new(response);
+        let ended = Arc::new(Ended {
+            response: Arc::new(response),
+            at: now.instant,
+        });
         for name in task.operations {
             if let Some(operation) = self.operations.get_mut(&name) {
-                operation.state = State::Done(response.clone());
+                operation.state = State::Done(ended.clone());
                 self.notify(name);
             }
         }
@@ -165,24 +171,39 @@ impl Queue {
         }
     }
 
-    fn remove_operation(&mut self, name: Uuid) {
+    fn remove_operation(&mut self, now: Now, name: Uuid) {
+        if let Some(operation) = self.operations.get(&name)
+            && let State::Attached(task) = operation.state
+        {
+            about!(INFO, self, task, "nobody waits any more");
+        }
         let Some(operation) = self.operations.remove(&name) else {
             return;
         };
-        if let State::Attached(task) = operation.state {
-            self.detach(name, task, &operation.lineage);
+        match operation.state {
+            State::Attached(task) => self.detach(name, task, &operation.lineage),
+            State::Done(ended) => {
+                // Its last operation takes the task's outcome along.
+                if let Some(ended) = Arc::into_inner(ended) {
+                    let completed = now.instant.saturating_duration_since(ended.at);
+                    self.effects.push(Effect::Happened(Event {
+                        queue: operation.queue,
+                        what: What::Forgotten { completed },
+                    }));
+                }
+            }
         }
         self.effects.push(Effect::Removed(name));
     }
 
     /// No worker has come back to a platform queue for too long.
-    fn remove_platform(&mut self, id: PlatformId) {
+    fn remove_platform(&mut self, now: Now, id: PlatformId) {
         let Some(queue) = self.platforms.remove(id) else {
             return;
         };
         for invocation in queue.invocations.iter() {
             for (_, task) in invocation.order.iter() {
-                self.complete(task, no_workers_left());
+                self.complete(now, task, no_workers_left());
             }
         }
     }

@@ -32,8 +32,8 @@ impl Queue {
         operation: &Operation,
     ) -> OperationState {
         let (stage, expected) = match &operation.state {
-            State::Done(response) => (
-                Some(operation_state::Stage::Completed((**response).clone())),
+            State::Done(ended) => (
+                Some(operation_state::Stage::Completed((*ended.response).clone())),
                 None,
             ),
             State::Attached(id) => match self.tasks.get(id) {

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::aging::Level;
 use super::event::{Flight, What};
 use super::invocation::{InvocationId, InvocationKey};
-use super::operation::{Operation, Stage, State, View};
+use super::log::{about, line};
+use super::operation::{Ended, Operation, Stage, State, View};
 use super::queue::{Queue, failure};
 use super::retry::Attempts;
 use super::size_class;
@@ -139,6 +140,9 @@ impl Queue {
             let operation = operation(id, task.job.clone(), queue.unwrap_or(queue_name));
             self.operations.insert(name, operation);
             self.happened(platform, What::Submitted(flight));
+            if tracing::enabled!(tracing::Level::DEBUG) {
+                line!(DEBUG, self.subject_of(name), ?flight, "joined");
+            }
             self.seat(id, &lineage, level);
             if checking && submission.skip_cache_lookup {
                 self.enqueue(now, id);
@@ -171,6 +175,7 @@ impl Queue {
         };
         self.tasks.insert(id, task);
         self.happened(platform, What::Submitted(Flight::New));
+        about!(DEBUG, self, id, "submitted");
         match known {
             Some(invocation) => self.seat_in(id, invocation, level),
             None => self.seat(id, &lineage, level),
@@ -194,6 +199,7 @@ impl Queue {
         match result {
             None => self.enqueue(now, id),
             Some(result) => self.complete(
+                now,
                 id,
                 rev2::ExecuteResponse {
                     result: Some(result),
@@ -232,11 +238,18 @@ impl Queue {
         self.advance(now);
         let operation = self
             .operations
-            .get_mut(&name)
+            .get(&name)
             .ok_or_else(|| Error::UnknownOperation(name.to_string()))?;
         if let State::Attached(task) = operation.state {
+            about!(INFO, self, task, cancelled = %name, "a client cancels");
+            let Some(operation) = self.operations.get_mut(&name) else {
+                return Ok(());
+            };
             let response = failure(Code::Cancelled, "operation was cancelled by its client");
-            operation.state = State::Done(Arc::new(response));
+            operation.state = State::Done(Arc::new(Ended {
+                response: Arc::new(response),
+                at: now.instant,
+            }));
             let lineage = operation.lineage.clone();
             self.notify(name);
             self.detach(name, task, &lineage);
@@ -257,7 +270,7 @@ impl Queue {
             response: None,
         };
         match &operation.state {
-            State::Done(response) => view.response = Some(response.clone()),
+            State::Done(ended) => view.response = Some(ended.response.clone()),
             State::Attached(task) => match self.tasks.get(task)?.progress {
                 Progress::CacheCheck => view.stage = Stage::CacheCheck,
                 Progress::Queued => view.stage = Stage::Queued,

@@ -22,6 +22,7 @@ use tonic::Code;
 use super::adopt::{self, Claim};
 use super::event::What;
 use super::invocation::ROOT;
+use super::log::about;
 use super::platform_queue::PlatformId;
 use super::queue::{Effect, Queue, failure};
 use super::stickiness::Stay;
@@ -247,12 +248,13 @@ impl Queue {
                 worker.id, assigned.sends
             );
             let task = assigned.task;
-            self.complete(task, failure(Code::Internal, message));
+            about!(WARN, self, task, message, "giving up");
+            self.complete(now, task, failure(Code::Internal, message));
             return None;
         }
         let id = assigned.task;
         if self.tasks.get(&id)?.job.action.is_none() {
-            self.complete(id, adopt::lost());
+            self.complete(now, id, adopt::lost());
             return None;
         }
         assigned.sends += 1;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::{CallContext, Subject};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use prost::Message as _;
@@ -25,6 +26,7 @@ use super::invocation::Caller;
 use super::operations;
 use super::route::Router;
 use crate::error::Error;
+use crate::queue::log::line;
 use crate::queue::{Submission, TaskId};
 
 /// How often a stream on which nothing happens says so, as proxies cut silent
@@ -61,6 +63,7 @@ impl Execution for ExecutionService {
         &self,
         request: Request<ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
+        let context = CallContext::received(request.metadata());
         let metadata = request_metadata(request.metadata());
         let trace = trace_context(request.metadata());
         let (_, caller, request) = request.into_parts();
@@ -75,14 +78,19 @@ impl Execution for ExecutionService {
         );
         // Both are asked for at once: an answer takes longer to come than to make.
         let executed = self.dispatcher.executed();
-        let cached = (!request.skip_cache_lookup).then(|| self.look_up(&instance, digest));
-        let (action, platform) = self.actions.load(&instance, digest).await?;
+        let subject = subject(digest, &context, metadata.as_ref());
+        let ask = || self.look_up(&instance, digest, &context, &subject);
+        let cached = (!request.skip_cache_lookup).then(ask);
         let caller = Caller {
             metadata,
             principal: daemon::Principal::of(&caller).to_string(),
             instance: instance.clone(),
         };
-        let route = self.router.route(digest, action, platform, &caller).await?;
+        let routing = async {
+            let (action, platform) = self.actions.load(&instance, digest).await?;
+            self.router.route(digest, action, platform, &caller).await
+        };
+        let route = context.clone().scope(routing).await?;
         let (updates, look_up) = self.dispatcher.submit(Submission {
             instance: instance.clone(),
             digest,
@@ -100,14 +108,13 @@ impl Execution for ExecutionService {
                 .collect(),
             trace,
         })?;
-        tracing::debug!(operation = %updates.name, action = %digest, %instance, "submitted");
         if let Some(task) = look_up {
             // From here on the same action joins this task. An execution of it that
             // ended before may have been too late for the answer.
             let answer = if self.dispatcher.executed() == executed {
                 cached.flatten()
             } else {
-                self.look_up(&instance, digest)
+                ask()
             };
             self.tell(task, answer);
         }
@@ -129,18 +136,26 @@ impl Execution for ExecutionService {
 
 impl ExecutionService {
     /// Asks the action cache; dropped, it asks no longer. `None` where there is none.
-    fn look_up(&self, instance: &InstanceName, action: Digest) -> Option<LookUp> {
+    fn look_up(
+        &self,
+        instance: &InstanceName,
+        action: Digest,
+        context: &CallContext,
+        subject: &Subject,
+    ) -> Option<LookUp> {
         let (cache, instance) = (self.action_cache.clone()?, instance.clone());
+        let (context, subject) = (context.clone(), subject.clone());
         Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let answer = tokio::time::timeout(CACHE_TIMEOUT, cache.get(&instance, action)).await;
+            let asking = context.scope(cache.get(&instance, action));
+            let answer = tokio::time::timeout(CACHE_TIMEOUT, asking).await;
             match answer {
                 Ok(Ok(result)) => result,
                 Ok(Err(error)) => {
-                    tracing::warn!(%action, %error, "action cache failed, executing");
+                    line!(WARN, subject, %error, "action cache failed, executing");
                     None
                 }
                 Err(_) => {
-                    tracing::warn!(%action, "action cache does not answer, executing");
+                    line!(WARN, subject, "action cache does not answer, executing");
                     None
                 }
             }
@@ -163,6 +178,17 @@ impl ExecutionService {
 
 /// An action cache's answer to come.
 type LookUp = AbortOnDropHandle<Option<rev2::ActionResult>>;
+
+/// What lines of the log say before there is an operation.
+fn subject(action: Digest, context: &CallContext, metadata: Option<&RequestMetadata>) -> Subject {
+    let invocation = metadata.map(|metadata| metadata.tool_invocation_id.clone());
+    Subject {
+        action: action.to_string(),
+        invocation: invocation.unwrap_or_default(),
+        trace: context.trace_id().unwrap_or_default().to_owned(),
+        ..Subject::default()
+    }
+}
 
 fn action_digest(request: &ExecuteRequest) -> Result<Digest, Error> {
     let wire = request.action_digest.as_ref();

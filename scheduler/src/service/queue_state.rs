@@ -85,7 +85,6 @@ impl BuildQueueState for QueueStateService {
             Some(Type::OperationName(name)) => {
                 let name = operations::parse_name(&name)?;
                 self.1.kill(&caller, &self.0, name).await?;
-                tracing::info!(operation = %name, code = status.code, "killed");
                 self.0.operate(|queue, now| queue.kill(now, name, status))?;
             }
             Some(Type::SizeClassQueueWithoutWorkers(name)) => {

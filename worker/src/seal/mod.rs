@@ -199,7 +199,7 @@ async fn run(
         build: build.name().into(),
         timeout: Some(TIMEOUT),
         limits: std::collections::HashMap::new(),
-        trace: crate::trace::Trace::default(),
+        subject: daemon::Subject::default(),
         overlay: scratch.map(|scratch_directory| Overlay {
             lower_directories: Vec::new(),
             scratch_directory,

@@ -13,6 +13,7 @@ use proto::wire::runner::runner_server::Runner;
 use proto::wire::runner::{CheckReadinessRequest, RunRequest, RunResponse};
 use proto::wire::runner_extension::runner_extension_server::RunnerExtension;
 use proto::wire::runner_extension::{self as extension, DescribeResponse, ReclaimRequest};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
 /// How a runner treats commands.
@@ -40,6 +41,17 @@ pub(crate) struct FakeRunner {
 }
 
 impl FakeRunner {
+    /// Leaves beside the build directory what came with a command.
+    fn note(&self, headers: &MetadataMap) {
+        if let Some(parent) = headers.get("traceparent") {
+            let metadata = headers.get_bin("build.bazel.remote.execution.v2.requestmetadata-bin");
+            let metadata = metadata.and_then(|value| value.to_bytes().ok());
+            let subject = daemon::Subject::received(headers);
+            let told = format!("{parent:?} {metadata:?} {subject:?}");
+            std::fs::write(self.build_directory.with_file_name("called"), told).unwrap();
+        }
+    }
+
     async fn execute(
         &self,
         request: RunRequest,
@@ -115,6 +127,7 @@ impl Runner for FakeRunner {
     }
 
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<RunResponse>, Status> {
+        self.note(request.metadata());
         let status = self.execute(request.into_inner(), None).await?;
         Ok(Response::new(RunResponse {
             exit_code: status.and_then(|status| status.code()).unwrap_or(-1).into(),
@@ -139,6 +152,7 @@ impl RunnerExtension for FakeRunner {
         &self,
         request: Request<extension::RunRequest>,
     ) -> Result<Response<extension::RunResponse>, Status> {
+        self.note(request.metadata());
         let request = request.into_inner();
         let timeout = request.timeout.as_ref().and_then(proto::messages::span);
         let plain = RunRequest {

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use daemon::CallContext;
 use futures::{StreamExt, TryStreamExt};
 use proto::wire::rev2::ActionResult;
 use proto::{Digest, InstanceName};
 use storage::store::Messages;
 use storage::{ActionCache, BlobStore, ByteStream, Error};
 use tokio::sync::{Notify, Semaphore};
+use tonic::metadata::MetadataMap;
 
 use super::digest;
 
@@ -31,6 +33,8 @@ pub(crate) struct FakeStorage {
     pub(crate) end: Arc<Semaphore>,
     /// Told when a stream begins to wait.
     pub(crate) at_end: Arc<Notify>,
+    /// For whom it was asked.
+    pub(crate) contexts: Mutex<Vec<MetadataMap>>,
     /// Writes are refused while set.
     pub(crate) full: std::sync::atomic::AtomicBool,
 }
@@ -46,6 +50,7 @@ impl FakeStorage {
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             end: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             at_end: Arc::default(),
+            contexts: Mutex::default(),
             full: false.into(),
         })
     }
@@ -61,7 +66,14 @@ impl FakeStorage {
         self.blobs.lock().unwrap().get(digest).cloned()
     }
 
+    fn note_context(&self) {
+        let mut headers = MetadataMap::new();
+        CallContext::current().add_to(&mut headers);
+        self.contexts.lock().unwrap().push(headers);
+    }
+
     fn read_one(&self, digest: Digest) -> Result<Bytes, Error> {
+        self.note_context();
         self.reads.fetch_add(1, Ordering::SeqCst);
         let bytes = self.get(&digest).ok_or(Error::NotFound(digest))?;
         let actual = Digest::of(digest.function(), &bytes);
@@ -75,6 +87,7 @@ impl FakeStorage {
     }
 
     fn write_one(&self, expected: Digest, bytes: Bytes) -> Result<(), Error> {
+        self.note_context();
         if self.full.load(Ordering::SeqCst) {
             return Err(Error::Full {
                 digest: expected,
@@ -94,6 +107,7 @@ impl FakeStorage {
 #[async_trait]
 impl BlobStore for FakeStorage {
     async fn find_missing(&self, _: &InstanceName, all: &[Digest]) -> Result<Vec<Digest>, Error> {
+        self.note_context();
         let blobs = self.blobs.lock().unwrap();
         let missing = all.iter().filter(|digest| !blobs.contains_key(digest));
         Ok(missing.copied().collect())
@@ -107,6 +121,7 @@ impl BlobStore for FakeStorage {
         _: Option<u64>,
     ) -> Result<ByteStream, Error> {
         let _permit = self.gate.acquire().await.unwrap();
+        self.note_context();
         // Unlike those of a batch, these are checked on their way.
         self.reads.fetch_add(1, Ordering::SeqCst);
         let bytes = self.get(&digest).ok_or(Error::NotFound(digest))?;
@@ -177,6 +192,7 @@ impl ActionCache for FakeStorage {
         action: Digest,
         result: ActionResult,
     ) -> Result<(), Error> {
+        self.note_context();
         self.results.lock().unwrap().insert(action, result);
         Ok(())
     }

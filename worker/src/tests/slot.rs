@@ -1,6 +1,8 @@
 //! The conversation with the scheduler.
 
+use prost::Message as _;
 use proto::wire::remoteworker::desired_state::WorkerState;
+use proto::wire::rev2::RequestMetadata;
 use tonic::Code;
 
 use super::execution::code;
@@ -230,4 +232,47 @@ async fn without_room_on_the_disk_a_slot_asks_for_no_work() {
     assert_eq!(code(&farm.completed().await), Code::Ok);
     assert!(says(&farm, "hayloft_worker_disk_full 0"));
     farm.end().await;
+}
+
+#[tokio::test]
+async fn what_an_action_needs_is_asked_for_on_behalf_of_its_client() {
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{id}-00f067aa0ba902b7-01");
+    let client = RequestMetadata {
+        tool_invocation_id: "an invocation".into(),
+        ..Default::default()
+    };
+    let bytes = client.encode_to_vec();
+    let name = "build.bazel.remote.execution.v2.requestmetadata-bin";
+    for plain in [false, true] {
+        let mut farm = Farm::new(Manners {
+            plain,
+            ..Manners::default()
+        })
+        .await;
+        let input = Input::script("cat in > out").outputs(&["out"]);
+        let mut task = input.file(&farm.storage, "in", b"in").store(&farm.storage);
+        task.w3c_trace_context
+            .insert("traceparent".into(), parent.clone());
+        let packed = proto::messages::pack_rev2("RequestMetadata", &client);
+        task.auxiliary_metadata.push(packed);
+        let action = task.action_digest.clone().unwrap().hash;
+        assert_eq!(code(&farm.execute_task(task).await), Code::Ok);
+        let contexts = std::mem::take(&mut *farm.storage.contexts.lock().unwrap());
+        // The Command, the root, a file; what is missing, the output; the result.
+        assert!(contexts.len() >= 5, "{}", contexts.len());
+        for context in contexts {
+            assert_eq!(context.get("traceparent").unwrap(), parent.as_str());
+            let told = context.get_bin(name).unwrap().to_bytes().unwrap();
+            assert_eq!(&told[..], bytes);
+        }
+        let called = std::fs::read_to_string(farm.path("called")).unwrap();
+        assert!(called.contains(&parent), "{called}");
+        assert!(called.contains("an invocation"), "{called}");
+        // Another runner than ours is not told what its log could say.
+        for part in [&action, "node"] {
+            assert_eq!(called.contains(part), !plain, "{part}: {called}");
+        }
+        farm.end().await;
+    }
 }

@@ -259,3 +259,32 @@ async fn capabilities_are_those_of_execution() {
         (i32::MIN, i32::MAX)
     );
 }
+
+#[tokio::test]
+async fn storage_is_asked_on_behalf_of_the_client() {
+    let settings = Settings {
+        check_action_cache: true,
+        ..Settings::default()
+    };
+    let farm = Farm::start(settings).await;
+    let action = farm.action("x");
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut call = Request::new(request(action));
+    let headers = call.metadata_mut();
+    headers.insert("traceparent", parent.parse().unwrap());
+    let name = "build.bazel.remote.execution.v2.requestmetadata-bin";
+    let metadata = tonic::metadata::MetadataValue::from_bytes(b"\x1a\x01t");
+    headers.insert_bin(name, metadata.clone());
+    let mut client = Client::execute(farm.connect(), call).await.unwrap();
+    while client.stage().await != Stage::Queued {}
+    let contexts = farm.memory.contexts.lock().unwrap();
+    assert_eq!(
+        contexts.len(),
+        2,
+        "the Action is read, its result looked up"
+    );
+    for context in contexts.iter() {
+        assert_eq!(context.get("traceparent").unwrap(), parent);
+        assert_eq!(context.get_bin(name), Some(&metadata));
+    }
+}

@@ -4,6 +4,7 @@
 mod authorization;
 mod bad_input;
 mod clients;
+mod log;
 mod metrics;
 mod operators;
 mod route;
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use daemon::{Address, Channel, Diagnostics, Shutdown};
+use daemon::{Address, CallContext, Channel, Diagnostics, Shutdown};
 use futures::StreamExt as _;
 use prost::Message;
 use proto::messages::unpack;
@@ -34,6 +35,7 @@ use proto::wire::rev2::{
 use proto::wire::scheduler_extension::explanation_server::ExplanationServer;
 use proto::{Digest, DigestFunction, InstanceName, PlatformKey};
 use storage::{ActionCache, BlobStore, ByteStream};
+use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
 use super::operation_queue::OperationQueueService;
@@ -48,6 +50,8 @@ use crate::service::route::{Router, Rules, Which};
 struct Memory {
     blobs: Mutex<HashMap<Digest, Bytes>>,
     results: Mutex<HashMap<Digest, ActionResult>>,
+    /// For whom it was asked.
+    contexts: Mutex<Vec<MetadataMap>>,
 }
 
 impl Memory {
@@ -56,6 +60,12 @@ impl Memory {
         let bytes = Bytes::copy_from_slice(bytes);
         self.blobs.lock().unwrap().insert(digest, bytes);
         digest
+    }
+
+    fn note_context(&self) {
+        let mut headers = MetadataMap::new();
+        CallContext::current().add_to(&mut headers);
+        self.contexts.lock().unwrap().push(headers);
     }
 }
 
@@ -84,6 +94,7 @@ impl BlobStore for Memory {
         _: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, storage::Error>>, storage::Error> {
+        self.note_context();
         let blobs = self.blobs.lock().unwrap();
         let mut answers = Vec::new();
         for digest in digests {
@@ -118,6 +129,7 @@ impl ActionCache for Memory {
         _: &InstanceName,
         action: Digest,
     ) -> Result<Option<ActionResult>, storage::Error> {
+        self.note_context();
         Ok(self.results.lock().unwrap().get(&action).cloned())
     }
 
@@ -234,6 +246,7 @@ impl Farm {
                 platform: Some(platform("linux")),
                 ..Default::default()
             },
+            told: None,
         }
     }
 
@@ -353,19 +366,31 @@ fn told(operation: &Operation) -> Told {
 struct Worker {
     client: OperationQueueClient<Channel>,
     request: SynchronizeRequest,
+    /// What it says besides: `hayloft.worker.v1`.
+    told: Option<Vec<u8>>,
 }
 
 impl Worker {
+    /// Has it tell of an execution beside each call.
+    fn tells(&mut self, execution: &proto::wire::worker_extension::Execution) {
+        self.told = Some(execution.encode_to_vec());
+    }
+
     async fn call(
         &mut self,
         state: current_state::WorkerState,
     ) -> Result<SynchronizeResponse, Status> {
-        let request = SynchronizeRequest {
+        let mut request = tonic::Request::new(SynchronizeRequest {
             current_state: Some(CurrentState {
                 worker_state: Some(state),
             }),
             ..self.request.clone()
-        };
+        });
+        if let Some(told) = &self.told {
+            let value = tonic::metadata::MetadataValue::from_bytes(told);
+            let headers = request.metadata_mut();
+            headers.insert_bin("hayloft-execution-bin", value);
+        }
         Ok(self.client.synchronize(request).await?.into_inner())
     }
 
