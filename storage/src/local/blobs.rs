@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use proto::{Digest, InstanceName};
 
 use super::files::{Files, failed};
-use super::index::{HOT_BLOB, Index, Use, cost};
+use super::index::{Index, Use, cost};
 use super::key::{Key, Tenant};
 use super::stream;
 use super::writing::{Room, Writing, Written};
@@ -53,16 +53,16 @@ pub struct Limits {
 pub struct Blobs(Arc<Inner>);
 
 pub(super) struct Inner {
-    files: Files,
+    pub(super) files: Files,
     /// Locked for moments, never over a file operation.
-    index: Mutex<Index>,
+    pub(super) index: Mutex<Index>,
     stripes: [Mutex<()>; STRIPES],
     limits: Limits,
     /// Blobs that were found damaged.
     damaged: Counter,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -192,7 +192,7 @@ impl Drop for Held {
 }
 
 impl Inner {
-    fn stripe(&self, key: &Key) -> MutexGuard<'_, ()> {
+    pub(super) fn stripe(&self, key: &Key) -> MutexGuard<'_, ()> {
         let byte = key.digest.hash_bytes().first().copied().unwrap_or(0);
         lock(&self.stripes[usize::from(byte) % STRIPES])
     }
@@ -204,11 +204,17 @@ impl Inner {
         }
     }
 
-    /// Begins to write a blob that the store could hold.
-    pub(super) fn create(self: &Arc<Self>, key: Key) -> Result<Writing, Error> {
-        if cost(&key) > self.limits.disk {
+    /// Whether the store could hold a blob.
+    pub(super) fn check_size(&self, key: &Key) -> Result<(), Error> {
+        if cost(key) > self.limits.disk {
             return Err(self.full(key.digest));
         }
+        Ok(())
+    }
+
+    /// Begins to write a blob that the store could hold.
+    pub(super) fn create(self: &Arc<Self>, key: Key) -> Result<Writing, Error> {
+        self.check_size(&key)?;
         let room = Room::new(self.clone(), key.digest);
         Ok(Writing::new(self.files.create(key)?, room))
     }
@@ -231,11 +237,11 @@ impl Inner {
     }
 
     /// Removes the files of blobs that the index gave up.
-    fn remove(&self, gone: Vec<Key>) {
+    pub(super) fn remove(&self, gone: Vec<Key>) {
         for key in gone {
             let _stripe = self.stripe(&key);
-            // Unless it has been written again meanwhile.
-            if !lock(&self.index).contains(&key) {
+            // Unless it has been written again meanwhile, or is being written.
+            if !lock(&self.index).is_in_use(&key) {
                 self.files.remove(&key);
             }
         }
@@ -267,29 +273,6 @@ impl Inner {
         };
         self.remove(gone);
         Ok(())
-    }
-
-    /// Writes a small blob.
-    fn write_small(self: &Arc<Self>, key: Key, bytes: Bytes) -> Result<(), Error> {
-        let digest = key.digest;
-        verify::whole(digest, &bytes)?;
-        if digest.is_empty_blob() {
-            return Ok(());
-        }
-        let now = SystemTime::now();
-        let used = lock(&self.index).touch(&key, now);
-        match used {
-            Use::Absent => {}
-            Use::Present => return Ok(()),
-            Use::Renew => {
-                self.files.renew(&key, now);
-                return Ok(());
-            }
-        }
-        let written = self.create(key)?.whole(&bytes)?;
-        // A slice would keep the whole message that it came in.
-        let kept = (digest.size() <= HOT_BLOB).then(|| Bytes::copy_from_slice(&bytes));
-        self.publish(key, written, kept)
     }
 
     /// Takes out a blob whose file is gone or does not hold what it should, so

@@ -7,7 +7,8 @@
 //! DIRECTORY/quarantine/N-HASH-SIZE[-TENANT]   found damaged; the newest few
 //! ```
 //!
-//! A file under `blobs` was complete and right when it was renamed there.
+//! A file under `blobs` was complete and right when it was renamed there, or is a small
+//! one and as large as its name says (see [`super::in_place`]).
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
@@ -209,6 +210,24 @@ impl Files {
             written: 0,
             key,
         })
+    }
+
+    /// Creates a blob's file where it stays; fails where there is one.
+    pub(super) fn create_at(&self, path: &Path) -> io::Result<File> {
+        let create = || File::create_new(path);
+        match create() {
+            // The first blob under these two digits.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(folder) = path.parent() {
+                    DirBuilder::new()
+                        .recursive(true)
+                        .mode(0o700)
+                        .create(folder)?;
+                }
+                create()
+            }
+            created => created,
+        }
     }
 
     /// Renames a complete file to its place.

@@ -1,7 +1,7 @@
 //! What the embedded store holds: which blobs, how lately each was used, how much
 //! they take, and the bytes of the smallest of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub(super) struct Index {
     size: u64,
     /// What blobs being written take meanwhile.
     reserved: u64,
+    /// Blobs whose files are being made where they stay.
+    claimed: HashSet<Key>,
     /// Blobs that may not go, whether they are there or not, and how many hold each.
     held: HashMap<Key, u32>,
     held_size: u64,
@@ -76,6 +78,7 @@ impl Index {
             blobs: LruCache::unbounded(),
             size: 0,
             reserved: 0,
+            claimed: HashSet::new(),
             held: HashMap::new(),
             held_size: 0,
             holds: 0,
@@ -95,6 +98,21 @@ impl Index {
     /// Whether the blob is there, without using it.
     pub(super) fn contains(&self, key: &Key) -> bool {
         self.blobs.contains(key)
+    }
+
+    /// Claims a blob that is absent for one who is to write it; false if another has.
+    pub(super) fn claim(&mut self, key: Key) -> bool {
+        self.claimed.insert(key)
+    }
+
+    /// Ends a claim.
+    pub(super) fn disclaim(&mut self, key: &Key) {
+        self.claimed.remove(key);
+    }
+
+    /// Whether the blob's file is not to be removed: it is there, or is being made.
+    pub(super) fn is_in_use(&self, key: &Key) -> bool {
+        self.blobs.contains(key) || self.claimed.contains(key)
     }
 
     /// Makes the blob, if it is there, the one used last.

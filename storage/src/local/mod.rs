@@ -11,6 +11,7 @@ mod actions;
 mod backend;
 mod blobs;
 mod files;
+mod in_place;
 mod index;
 pub mod inspect;
 mod key;

@@ -31,7 +31,8 @@ impl Room {
         }
     }
 
-    fn grow(&mut self, bytes: u64) -> Result<(), Error> {
+    /// Makes room for so many more bytes.
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), Error> {
         self.written = self.written.saturating_add(bytes);
         let needed = blocks(self.written);
         if needed > self.reserved {
