@@ -194,6 +194,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn calls_beyond_a_connections_share_wait_and_other_connections_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let endpoint = serde_json::json!({
+            "listen_paths": [path], "maximum_calls_per_connection": 1,
+        });
+        let endpoint: crate::Endpoint = serde_json::from_value(endpoint).unwrap();
+        let listener = endpoint.listen().unwrap().remove(0);
+        let called = Arc::new(Notify::new());
+        let routes = Routes::new(RunnerServer::new(Echo(called.clone())));
+        let diagnostics = Diagnostics::default();
+        let server = tokio::spawn(serve(listener, routes, diagnostics));
+        let address = Address::Unix(path);
+        let client = RunnerClient::new(connect(&address).unwrap());
+        let mut first = client.clone();
+        let never = tokio::spawn(async move { first.run(RunRequest::default()).await });
+        called.notified().await;
+        let mut second = client.clone();
+        let second = tokio::spawn(async move {
+            second
+                .check_readiness(CheckReadinessRequest::default())
+                .await
+        });
+        for _ in 0..20 {
+            let mut other = RunnerClient::new(connect(&address).unwrap());
+            let answered = other.check_readiness(CheckReadinessRequest::default());
+            answered.await.unwrap();
+        }
+        assert!(!second.is_finished());
+        never.abort();
+        second.await.unwrap().unwrap();
+        server.abort();
+    }
+
+    #[tokio::test]
     async fn a_call_that_never_ends_does_not_keep_the_server() {
         let folder = tempfile::tempdir().unwrap();
         let address = Address::Unix(folder.path().join("socket"));

@@ -1,8 +1,9 @@
 //! Digests: which function, the hash's bytes, the blob's size.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
-use crate::hasher::Hasher;
+use crate::hasher;
 use crate::wire::rev2;
 
 /// A hash function of REv2 `DigestFunction.Value` that this project computes.
@@ -111,7 +112,7 @@ impl fmt::Display for DigestFunction {
 }
 
 /// A blob's name: function, hash and size in bytes. 80 bytes, `Copy`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest {
     // Bytes past the function's hash length are zero, so that the derived
     // comparisons are right.
@@ -172,10 +173,11 @@ impl Digest {
         }
         let mut bytes = [0; 64];
         for (byte, pair) in bytes.iter_mut().zip(hash.as_bytes().chunks_exact(2)) {
-            *byte = match (nibble(pair[0]), nibble(pair[1])) {
-                (Some(high), Some(low)) => high << 4 | low,
-                _ => return Err(invalid()),
-            };
+            let [high, low] = [pair[0], pair[1]].map(|digit| VALUES[usize::from(digit)]);
+            if high == NO_DIGIT || low == NO_DIGIT {
+                return Err(invalid());
+            }
+            *byte = high << 4 | low;
         }
         Ok(Self {
             hash: bytes,
@@ -226,7 +228,7 @@ impl Digest {
     /// The digest of these bytes.
     #[must_use]
     pub fn of(function: DigestFunction, bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::new(function, bytes.len() as u64);
+        let mut hasher = hasher::Hasher::new(function, bytes.len() as u64);
         hasher.update(bytes);
         hasher.finish()
     }
@@ -259,21 +261,47 @@ impl Digest {
     /// The hash in lower-case hexadecimal.
     #[must_use]
     pub fn hash(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = String::with_capacity(self.function.hash_length() * 2);
-        for byte in self.hash_bytes() {
-            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        let mut text = [0; 128];
+        let (digits, _) = text.as_chunks_mut();
+        for (place, byte) in digits.iter_mut().zip(self.hash_bytes()) {
+            *place = DIGITS[usize::from(*byte)];
         }
-        text
+        let text = &text[..2 * self.function.hash_length()];
+        // Digits are text.
+        std::str::from_utf8(text).unwrap_or_default().to_owned()
     }
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// The two digits of each byte. Requests name blobs by the ten thousand.
+const DIGITS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut all = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        all[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    all
+};
+
+/// What each digit stands for; [`NO_DIGIT`] for what is none.
+const VALUES: [u8; 256] = {
+    let mut all = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        all[DIGITS[value as usize][1] as usize] = value;
+        value += 1;
+    }
+    all
+};
+const NO_DIGIT: u8 = 0xff;
+
+/// Equal digests have equal bytes here; what lies beyond a hash is not worth the time.
+impl Hash for Digest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.hash_bytes());
+        state.write_u64(self.size);
+        state.write_u8(self.function as u8);
     }
 }
 
@@ -378,7 +406,7 @@ mod tests {
         #[test]
         fn pieces_hash_as_the_whole(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 0..300usize) {
             let cut = cut.min(bytes.len());
-            let mut hasher = Hasher::new(DigestFunction::Sha256, bytes.len() as u64);
+            let mut hasher = hasher::Hasher::new(DigestFunction::Sha256, bytes.len() as u64);
             hasher.update(&bytes[..cut]);
             hasher.update(&bytes[cut..]);
             prop_assert_eq!(hasher.finish(), Digest::of(DigestFunction::Sha256, &bytes));

@@ -5,6 +5,7 @@
 //! store, the client of a foreign storage and the fakes of tests implement them;
 //! services, worker and scheduler know only them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,6 +24,10 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
 
 /// The bytes of messages, one after the other.
 pub type Messages = BoxStream<'static, Result<Bytes, Error>>;
+
+/// Digests that were seen. The hash is quicker than the standard library's, and seeded
+/// too: digests are clients' to choose.
+pub(crate) type DigestSet = HashSet<Digest, foldhash::fast::RandomState>;
 
 /// Bytes that can be had again, from any offset on: of a file, or in memory.
 pub type Source = Arc<dyn Fn(u64) -> ByteStream + Send + Sync>;

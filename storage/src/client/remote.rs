@@ -1,6 +1,5 @@
 //! The traits over connections.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -27,7 +26,9 @@ use super::read::Read;
 use super::tree::Trees;
 use super::write::Write;
 use crate::error::Error;
-use crate::store::{ActionCache, BlobStore, ByteStream, Messages, Source, collect, source};
+use crate::store::{
+    ActionCache, BlobStore, ByteStream, DigestSet, Messages, Source, collect, source,
+};
 
 /// How many digests one FindMissingBlobs carries (about 700 KB).
 const PAGE: usize = 10_000;
@@ -185,14 +186,15 @@ impl RemoteStorage {
         let Some(function) = page.first().map(Digest::function) else {
             return Ok(Vec::new());
         };
-        let request = FindMissingBlobsRequest {
-            instance_name: instance.to_string(),
-            blob_digests: page.iter().map(Digest::to_wire).collect(),
-            digest_function: function.to_wire(),
-        };
+        // Made for each attempt: of nearly all there is only one.
         let call = || async {
+            let request = FindMissingBlobsRequest {
+                instance_name: instance.to_string(),
+                blob_digests: page.iter().map(Digest::to_wire).collect(),
+                digest_function: function.to_wire(),
+            };
             let mut client = self.cas.clone();
-            client.find_missing_blobs(request.clone()).await
+            client.find_missing_blobs(request).await
         };
         let response = self.caller.unary(call).await.map_err(remote)?.into_inner();
         response
@@ -270,7 +272,8 @@ impl BlobStore for RemoteStorage {
         instance: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Digest>, Error> {
-        let mut seen = HashSet::with_capacity(digests.len());
+        let mut seen = DigestSet::default();
+        seen.reserve(digests.len());
         let mut asked: Vec<Digest> = digests
             .iter()
             .filter(|digest| !digest.is_empty_blob() && seen.insert(**digest))
@@ -287,7 +290,7 @@ impl BlobStore for RemoteStorage {
             .buffer_unordered(PARALLEL)
             .try_collect()
             .await?;
-        let missing: HashSet<Digest> = missing.into_iter().flatten().collect();
+        let missing: DigestSet = missing.into_iter().flatten().collect();
         asked.retain(|digest| missing.contains(digest));
         Ok(asked)
     }

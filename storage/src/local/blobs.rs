@@ -19,7 +19,7 @@ use super::stream;
 use super::writing::{Room, Writing, Written};
 use crate::blocking::blocking;
 use crate::error::Error;
-use crate::store::{BlobStore, ByteStream, collect};
+use crate::store::{BlobStore, ByteStream, DigestSet, collect};
 use crate::verify;
 
 /// Blobs up to this size are read and written in one piece.
@@ -373,7 +373,8 @@ impl BlobStore for Blobs {
             }
         }
         self.renew(stale);
-        let mut seen = std::collections::HashSet::with_capacity(missing.len());
+        let mut seen = DigestSet::default();
+        seen.reserve(missing.len());
         missing.retain(|digest| seen.insert(*digest));
         Ok(missing)
     }
