@@ -11,6 +11,7 @@ use std::process::Command;
 use common::{MIB, blob, gather, open, root, sha256, stream};
 use proto::wire::rev2::ActionResult;
 use storage::local::Actions;
+use storage::local::inspect::stats;
 use storage::{ActionCache, BlobStore};
 use tonic::{Code, Status};
 
@@ -55,6 +56,9 @@ async fn on_the_small_disk() {
         let missing = store.find_missing(root(), &[digest]).await.unwrap();
         assert_eq!(missing, [digest]);
     }
+    // Nothing is left of what was begun.
+    let found = stats(&disk.join("store")).unwrap();
+    assert_eq!((found.strangers, found.blobs[0].1), (0, 1));
     let mut number = 1;
     // The database has some room left in its file.
     while let Ok(()) = update(number).await {
@@ -82,7 +86,7 @@ fn a_full_disk_refuses_writes_and_no_more() {
     let folder = tempfile::tempdir().unwrap();
     // As the root of a user namespace, if not as root: mounts of one's own.
     let script = "mount -t tmpfs -o size=8m none \"$1\" && exec \"$2\" --exact on_the_small_disk --nocapture";
-    let status = Command::new("unshare")
+    let output = Command::new("unshare")
         .args([
             "--user",
             "--map-root-user",
@@ -95,7 +99,12 @@ fn a_full_disk_refuses_writes_and_no_more() {
         .arg(folder.path())
         .arg(std::env::current_exe().unwrap())
         .env(DISK, folder.path())
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success(), "{status}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    // No test of that name would be a success too.
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{output:?}"
+    );
 }

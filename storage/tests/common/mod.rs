@@ -3,6 +3,7 @@
 // Each test binary uses some of these.
 #![allow(dead_code)]
 
+pub mod buildgrid;
 pub mod casd;
 
 use std::path::Path;
@@ -113,7 +114,7 @@ pub struct Subject {
     pub blobs: Arc<dyn BlobStore>,
     pub actions: Arc<dyn ActionCache>,
     pub server: Option<Server>,
-    _casd: Option<casd::Casd>,
+    _foreign: Option<Box<dyn Send + Sync>>,
     _folder: tempfile::TempDir,
 }
 
@@ -127,7 +128,7 @@ impl Subject {
             actions: Arc::new(Complete::new(actions, blobs.clone())),
             blobs,
             server: None,
-            _casd: None,
+            _foreign: None,
             _folder: folder,
         }
     }
@@ -155,24 +156,40 @@ impl Subject {
             blobs: Arc::new(client.clone()),
             actions: Arc::new(client),
             server: Some(server),
-            _casd: None,
+            _foreign: None,
             _folder,
         }
     }
 
     /// buildbox-casd behind the client; none where it is not installed.
-    pub async fn foreign() -> Option<Self> {
+    pub fn casd() -> Option<Self> {
         let program = casd::program()?;
         let folder = tempfile::tempdir().unwrap();
         let casd = casd::Casd::start(program, folder.path());
-        let client = RemoteStorage::connect(&casd.address.clone().into(), None).unwrap();
-        Some(Self {
+        Some(Self::foreign(&casd.address.clone(), casd, folder))
+    }
+
+    /// BuildGrid behind the client; none where it is not installed.
+    pub fn buildgrid() -> Option<Self> {
+        let packages = buildgrid::packages()?;
+        let folder = tempfile::tempdir().unwrap();
+        let server = buildgrid::BuildGrid::start(packages, folder.path());
+        Some(Self::foreign(&server.address.clone(), server, folder))
+    }
+
+    fn foreign(
+        address: &Address,
+        server: impl Send + Sync + 'static,
+        folder: tempfile::TempDir,
+    ) -> Self {
+        let client = RemoteStorage::connect(&address.clone().into(), None).unwrap();
+        Self {
             blobs: Arc::new(client.clone()),
             actions: Arc::new(client),
             server: None,
-            _casd: Some(casd),
+            _foreign: Some(Box::new(server)),
             _folder: folder,
-        })
+        }
     }
 
     pub async fn has(&self, digest: Digest) -> bool {
