@@ -64,6 +64,14 @@ pub struct Up {
     /// What actions see as their root directory.
     #[arg(long, value_enum, default_value_t)]
     pub root: Root,
+    /// What each action may use, by the names of a runner's `limits`, such as
+    /// memory_bytes=8000000000; the rest as by default.
+    #[arg(long = "limit", value_name = "NAME=NUMBER", value_parser = limit)]
+    pub limits: Vec<(sandbox::Limit, u64)>,
+    /// A control group (v2) that nobody else uses, for a group of each action
+    /// [default: the own one, if it was delegated and nobody else is in it].
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
     /// Link every input root anew. Otherwise what input roots have in common is kept
     /// and laid under them, where this host can do that: then rename(2) of a
     /// directory of the inputs fails with EXDEV.
@@ -162,6 +170,17 @@ pub struct Doctor {
     /// FILE, the container runtime's own, widened.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "plan"])]
     pub seccomp_profile: Option<PathBuf>,
+}
+
+/// Splits `NAME=NUMBER`, the name being a limit's.
+fn limit(text: &str) -> Result<(sandbox::Limit, u64), String> {
+    let (name, number) = key_value(text)?;
+    let limit = sandbox::Limit::from_name(&name).ok_or_else(|| {
+        let names = sandbox::Limit::ALL.map(sandbox::Limit::name).join(", ");
+        format!("{name:?} is no limit; there are {names}")
+    })?;
+    let number = number.parse();
+    Ok((limit, number.map_err(|error| format!("{name}: {error}"))?))
 }
 
 /// Parses `KEY=VALUE`.

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use sandbox::{Feature, Held, HostIds, Need, Plan, Policy, Probe, Protection, Root};
+use sandbox::{Feature, Held, HostIds, Plan, Policy, Probe, Root};
 use serde_json::json;
 
 use crate::{cli, seccomp_profile};
@@ -47,28 +47,14 @@ pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
         cli::Root::Host => Root::Host,
         cli::Root::Input => Root::Input,
     };
-    let mut policy = Policy::new(root, host_ids);
+    let policy = Policy::new(root, host_ids);
     let planned = Plan::new(&policy, &probe);
     if arguments.plan {
         print!("{}", planned?);
         return Ok(ExitCode::SUCCESS);
     }
     let refusal = planned.err().map(|refusal| refusal.to_string());
-    // The table is about every protection, also where one that is missing keeps
-    // the sandbox from running.
-    for protection in Protection::ALL {
-        if policy.need(protection) == Need::Required {
-            policy.set_need(protection, Need::BestEffort);
-        }
-    }
-    let protections = Plan::new(&policy, &probe)
-        .or_else(|_| {
-            // A host without network namespaces and Landlock's scopes: what it
-            // lacks is in the first table.
-            policy.set_need(Protection::LandlockScopes, Need::Off);
-            Plan::new(&policy, &probe)
-        })
-        .map_or_else(|_| Vec::new(), |plan| plan.protections);
+    let protections = Plan::protections(&policy, &probe);
     if arguments.json {
         println!("{}", report(&probe, &protections, refusal.as_deref()));
     } else {
@@ -114,13 +100,16 @@ fn print(probe: &Probe, protections: &[Held], refusal: Option<&str>) {
     }
     let row = |yes: bool, name: &str, why: &str, remedy: &str| {
         let mark = if yes { "held   " } else { "missing" };
-        println!("  {mark}  {name:<24}  {why}");
+        println!("  {mark}  {name:<30}  {why}");
         if !yes && !remedy.is_empty() {
-            println!("  {:7}  {:24}  to get it: {remedy}", "", "");
+            println!("  {:7}  {:30}  to get it: {remedy}", "", "");
         }
     };
     println!("\nWhat this host gives:");
-    for finding in &probe.findings {
+    // Root needs none.
+    let needless = |feature| probe.uid == 0 && feature == Feature::SubordinateIds;
+    let findings = probe.findings.iter();
+    for finding in findings.filter(|finding| !needless(finding.feature)) {
         row(
             finding.available,
             &finding.feature.to_string(),
@@ -128,7 +117,10 @@ fn print(probe: &Probe, protections: &[Held], refusal: Option<&str>) {
             &finding.remedy,
         );
     }
-    println!("\nWhat protects each action:");
+    match refusal {
+        Some(_) => println!("\nWhat would protect each action:"),
+        None => println!("\nWhat protects each action:"),
+    }
     for held in protections {
         row(held.held, held.protection.name(), &held.why, &held.remedy);
     }

@@ -64,6 +64,8 @@ async fn on_own_farm(arguments: &cli::Run, shutdown: &daemon::Shutdown) -> Resul
         reuse: true,
         platform: Vec::new(),
         action_cache_updates: Vec::new(),
+        limits: Vec::new(),
+        cgroup: None,
         root: arguments.root,
         diagnostics: None,
         log: "error",

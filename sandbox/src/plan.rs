@@ -122,37 +122,16 @@ impl Plan {
     /// What is required and missing, by name, with what to do about it.
     pub fn new(policy: &Policy, probe: &Probe) -> Result<Self, Refusal> {
         policy_check::check(policy)?;
-        let mut protections: Vec<Held> = Vec::new();
-        for protection in Protection::ALL {
-            let need = need(policy, protection, &protections);
-            let missing = missing(protection, policy, probe);
-            protections.push(match (need, missing) {
-                (Need::Required, Some((why, remedy))) => {
-                    return Err(Refusal::Missing {
-                        protection,
-                        why,
-                        remedy,
-                    });
-                }
-                (Need::BestEffort, Some((why, remedy))) => Held {
-                    protection,
-                    held: false,
-                    why,
-                    remedy,
-                },
-                (Need::Off, _) => Held {
-                    protection,
-                    held: false,
-                    why: "switched off".to_owned(),
-                    remedy: format!("require {protection} in the policy"),
-                },
-                (_, None) => Held {
-                    protection,
-                    held: true,
-                    why: "every command has it".to_owned(),
-                    remedy: String::new(),
-                },
-            });
+        let mut protections = Vec::new();
+        for (need, held) in decide(policy, probe) {
+            if need == Need::Required && !held.held {
+                return Err(Refusal::Missing {
+                    protection: held.protection,
+                    why: held.why,
+                    remedy: held.remedy,
+                });
+            }
+            protections.push(held);
         }
         check_host(policy, probe)?;
         let held = |wanted| {
@@ -172,6 +151,14 @@ impl Plan {
             limits: policy.limits.clone(),
             maximum_limits: policy.maximum_limits.clone(),
         })
+    }
+
+    /// Every protection, as far as this host has it and the policy wants it, also where
+    /// what is missing keeps sandboxes from being made.
+    #[must_use]
+    pub fn protections(policy: &Policy, probe: &Probe) -> Vec<Held> {
+        let decided = decide(policy, probe).into_iter();
+        decided.map(|(_, held)| held).collect()
     }
 
     /// The steps of one phase, in order.
@@ -194,13 +181,37 @@ impl Plan {
     }
 }
 
+/// How much each protection matters, and whether it is had.
+fn decide(policy: &Policy, probe: &Probe) -> Vec<(Need, Held)> {
+    let mut decided = Vec::new();
+    for protection in Protection::ALL {
+        let need = need(policy, protection, &decided);
+        let (held, why, remedy) = match (need, missing(protection, policy, probe)) {
+            (Need::Off, _) => {
+                let remedy = format!("require {protection} in the policy");
+                (false, "switched off".to_owned(), remedy)
+            }
+            (_, Some((why, remedy))) => (false, why, remedy),
+            (_, None) => (true, "every command has it".to_owned(), String::new()),
+        };
+        let held = Held {
+            protection,
+            held,
+            why,
+            remedy,
+        };
+        decided.push((need, held));
+    }
+    decided
+}
+
 /// How much a protection matters, given those decided before it. On a network
 /// that is shared, for whatever reason, nothing but scopes keeps commands from the
 /// abstract sockets of others: there, only whoever switches them off goes without.
-fn need(policy: &Policy, protection: Protection, decided: &[Held]) -> Need {
+fn need(policy: &Policy, protection: Protection, decided: &[(Need, Held)]) -> Need {
     let shared_network = decided
         .iter()
-        .any(|other| other.protection == Protection::NetworkNamespace && !other.held);
+        .any(|(_, other)| other.protection == Protection::NetworkNamespace && !other.held);
     match policy.need(protection) {
         Need::BestEffort if protection == Protection::LandlockScopes && shared_network => {
             Need::Required

@@ -133,6 +133,11 @@ pub struct Sibling {
 }
 
 impl Sibling {
+    /// Has its client cancel it, whichever process it is by now.
+    pub fn cancel(self) {
+        let _ = self.running.cancel().refused(tonic::Code::Cancelled, &[]);
+    }
+
     /// Checks that it is unharmed, and ends it, as only the host can.
     pub fn leave(self) {
         let now = Process::read(self.process.pid).expect("the sibling is there");

@@ -2,6 +2,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tests::action::Action;
 use tests::user::As;
 use tests::wait::wait_for_none;
 
@@ -19,7 +20,10 @@ fn attack(who: As) {
         wait_for_none("processes of the action", || {
             process.is_there().then_some(&process).into_iter().collect()
         });
-        // It is tried again, until the farm ends.
-        arena.farm.stop();
+        // It is tried again.
+        sibling.cancel();
+        // What was killed is back when something has run there.
+        let _ = arena.run(&Action::shell("exit 0"));
+        arena.leave();
     }
 }

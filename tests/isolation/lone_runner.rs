@@ -103,7 +103,7 @@ impl Place {
     fn own(&self, path: &Path) {
         match self.who {
             As::Root => chown(path, Some(WORKER), Some(WORKER)).expect("a new owner"),
-            As::PlainUser => self.who.own(path),
+            As::PlainUser | As::SubordinateUser => self.who.own(path),
         }
     }
 

@@ -59,6 +59,40 @@ fn a_host_that_lacks_a_layer_is_refused() {
 }
 
 #[test]
+fn the_doctor_says_what_is_missing_why_and_what_to_do() {
+    for who in who() {
+        let folder = who.folder();
+        for (what, named) in LACKING {
+            let doctor = who.command("hayloft-under-test", folder.path());
+            let output = who
+                .command("lacking", folder.path())
+                .args([what.as_ref(), doctor.get_program(), "doctor".as_ref()])
+                .output()
+                .expect("the doctor");
+            let text = String::from_utf8(output.stdout).expect("text");
+            assert_eq!(output.status.code(), Some(1), "{what}: {text}");
+            let (_, tables) = text.split_once("this host gives:").expect("a table");
+            let mut lines = tables.lines();
+            let row = lines.find(|line| line.contains("  missing  ") && line.contains(named));
+            let row = row.unwrap_or_else(|| panic!("no row of {named}: {text}"));
+            let why = row.split_once(named).expect("its name").1.trim();
+            assert!(why.contains("tried"), "{row}");
+            let remedy = lines.next().expect("a remedy");
+            assert!(remedy.contains("to get it: "), "{remedy}");
+            // Whatever is missing, all protections are told of.
+            for protection in sandbox::Protection::ALL {
+                assert!(
+                    text.contains(&format!("  {protection} ")),
+                    "{protection}: {text}"
+                );
+            }
+            let end = text.lines().last().expect("an end");
+            assert!(end.starts_with("The sandbox cannot run here: "), "{end}");
+        }
+    }
+}
+
+#[test]
 fn what_is_given_up_may_be_lacking() {
     for who in who() {
         let place = Place::new(who);

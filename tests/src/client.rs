@@ -46,6 +46,8 @@ pub struct Outcome {
     pub cached: bool,
     /// The response's message.
     pub message: String,
+    /// The runner's logs of it.
+    pub logs: BTreeMap<String, rev2::LogFile>,
     /// What the action printed.
     pub stdout: String,
     /// What it complained about.
@@ -335,23 +337,14 @@ async fn execute(
     let mut stages = Vec::new();
     let end = follow(&client, request, &name, &mut stages).await;
     let (response, status) = match end {
-        Ok(rev2::ExecuteResponse {
-            status: Some(status),
-            result,
-            cached_result,
-            message,
-            ..
-        }) => (
-            (result, cached_result, message),
-            proto::status::from_wire(&status),
-        ),
-        Ok(response) => (
-            (response.result, response.cached_result, response.message),
-            Status::ok(""),
-        ),
-        Err(status) => ((None, false, String::new()), status),
+        Ok(mut response) => {
+            let status = response.status.take();
+            let status = status.map_or_else(|| Status::ok(""), |s| proto::status::from_wire(&s));
+            (response, status)
+        }
+        Err(status) => (rev2::ExecuteResponse::default(), status),
     };
-    let result = response.0.unwrap_or_default();
+    let result = response.result.unwrap_or_default();
     let mut streams = Vec::new();
     for (raw, digest) in [
         (&result.stdout_raw, &result.stdout_digest),
@@ -365,8 +358,9 @@ async fn execute(
     Outcome {
         status,
         result,
-        cached: response.1,
-        message: response.2,
+        cached: response.cached_result,
+        message: response.message,
+        logs: response.server_logs.into_iter().collect(),
         stdout: streams.pop().unwrap_or_default(),
         stderr,
         stages,

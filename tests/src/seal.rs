@@ -4,7 +4,7 @@
 //! time and extended attributes. Its link count and change time move with each
 //! hardlink that the worker itself makes and removes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -111,24 +111,6 @@ pub fn linked(cache: &Path, layers: &Path) -> Vec<PathBuf> {
         })
     };
     blobs(cache).filter(more).collect()
-}
-
-/// The cached files that were in use to the last. A worker that has stopped leaves
-/// the list of those that were not (the cache's `index`: the boot's name, then
-/// theirs); none when there is no such list, because the worker was killed.
-///
-/// # Panics
-/// The cache cannot be read.
-#[must_use]
-pub fn pinned(cache: &Path) -> Option<Vec<PathBuf>> {
-    let index = fs::read_to_string(cache.join("index")).ok()?;
-    let free: HashSet<_> = index.lines().skip(1).collect();
-    let mut pinned: Vec<_> = blobs(cache).collect();
-    pinned.retain(|path| {
-        let name = path.file_name().unwrap_or_default();
-        !free.contains(&*name.to_string_lossy())
-    });
-    Some(pinned)
 }
 
 fn files(cache: &Path) -> BTreeMap<PathBuf, Inode> {

@@ -32,7 +32,13 @@ pub enum As {
     /// A plain user: everything at one uid, with copied inputs. When the tests
     /// are not root's, their own user.
     PlainUser,
+    /// A plain user with subordinate ids: hardlinked inputs, a user for each slot, and
+    /// no root. It exists for its own processes only. To be had by root.
+    SubordinateUser,
 }
+
+/// The first of the subordinate ids, and how many there are.
+const SUBORDINATE: (u32, u32) = (1_900_700_000, 64);
 
 impl As {
     /// Both, or the one that these tests can be.
@@ -66,6 +72,12 @@ impl As {
     /// Another program, to be run by this user.
     #[must_use]
     pub fn run(self, program: impl AsRef<OsStr>) -> Command {
+        if self == Self::SubordinateUser {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", &with_subordinate_ids()]);
+            command.arg(program);
+            return command;
+        }
         let mut command = Command::new(program);
         if self == Self::PlainUser && is_root() {
             command.uid(PLAIN_USER).gid(PLAIN_USER);
@@ -78,7 +90,7 @@ impl As {
     /// # Panics
     /// It cannot be given.
     pub fn own(self, path: &Path) {
-        if self == Self::PlainUser && is_root() {
+        if self != Self::Root && is_root() {
             chown(path, Some(PLAIN_USER), Some(PLAIN_USER)).expect("a new owner");
         }
     }
@@ -97,4 +109,20 @@ impl As {
         self.own(folder.path());
         folder
     }
+}
+
+/// A script that runs its arguments as the plain user, who is in passwd and has
+/// subordinate ids as those processes see it.
+fn with_subordinate_ids() -> String {
+    let (first, count) = SUBORDINATE;
+    let ids = format!("tester:{first}:{count}");
+    let user = format!("tester:x:{PLAIN_USER}:{PLAIN_USER}::/:/bin/sh");
+    format!(
+        "set -e; d=$(mktemp -d); echo '{user}' > $d/passwd; \
+         for f in subuid subgid; do echo '{ids}' > $d/$f; done; chmod -R a+rX $d; \
+         for f in passwd subuid subgid; do [ -e /etc/$f ] || touch /etc/$f; \
+         mount --bind $d/$f /etc/$f; done; rm -r $d; \
+         exec setpriv --reuid={PLAIN_USER} --regid={PLAIN_USER} --clear-groups \
+         env \"$0\" \"$@\""
+    )
 }

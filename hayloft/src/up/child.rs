@@ -117,6 +117,16 @@ impl Child {
     }
 }
 
+/// Kills what is left of a role, and waits until it is gone: dying takes as long as the
+/// kernel takes to undo a process's mounts.
+async fn end_group(group: Pid) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let start = Instant::now();
+    while killpg(group, Signal::SIGKILL).is_ok() && start.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 async fn keep(
     spec: Spec,
     mut process: tokio::process::Child,
@@ -135,10 +145,13 @@ async fn keep(
             .map(Pid::from_raw);
         let status = attend(&mut process, group, &mut orders).await;
         // Nothing of the role may outlive it; mostly nothing is left.
-        if let Some(group) = group {
-            let _ = killpg(group, Signal::SIGKILL);
+        let stopping = *orders.borrow() != Order::Run;
+        match group {
+            Some(group) if stopping => end_group(group).await,
+            Some(group) => drop(killpg(group, Signal::SIGKILL)),
+            None => {}
         }
-        if *orders.borrow() != Order::Run {
+        if stopping {
             return;
         }
         match status {

@@ -41,6 +41,10 @@ pub struct Options {
     pub platform: Vec<(String, String)>,
     /// What actions see as their root directory.
     pub root: Root,
+    /// What each action may use other than by default.
+    pub limits: Vec<(sandbox::Limit, u64)>,
+    /// The control group that actions have groups in; none: the runner's own, if it can.
+    pub cgroup: Option<PathBuf>,
     /// Clients of these instance names, and of those below them, may write the action
     /// cache.
     pub action_cache_updates: Vec<String>,
@@ -84,7 +88,7 @@ impl Farm {
     /// # Errors
     /// The state directory, the address or a process cannot be had.
     pub fn start(options: &Options) -> Result<Self> {
-        let state = State::take(&options.directory)?;
+        let state = State::take(&options.directory, options.slots)?;
         let run = state.run();
         let (front, address) = match &options.listen {
             Listen::Private => (bind(&run, FRONT, &[])?, Address::Unix(run.join(FRONT))),
@@ -318,10 +322,16 @@ fn runner_config(options: &Options, state: &State) -> Value {
             Root::Input => "input",
         },
     });
-    if let (Some((start, count)), Some(service)) =
-        (state.identities().slots(), state.identities().service())
-    {
+    for (limit, value) in &options.limits {
+        config["limits"][limit.name()] = json!(value);
+    }
+    if let Some(cgroup) = &options.cgroup {
+        config["cgroup"] = json!(cgroup);
+    }
+    if let Some((start, count)) = state.identities().slots() {
         config["uid_range"] = json!({"start": start, "count": count});
+    }
+    if let Some(service) = state.identities().service() {
         config["service_uid"] = json!(service);
         config["service_gid"] = json!(service);
     }

@@ -36,6 +36,8 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
         slots: arguments.slots.unwrap_or_else(default_slots),
         platform: arguments.platform.clone(),
         root: arguments.root,
+        limits: arguments.limits.clone(),
+        cgroup: arguments.cgroup.clone(),
         action_cache_updates: arguments
             .allow_action_cache_updates
             .clone()

@@ -33,11 +33,11 @@ pub struct State {
 }
 
 impl State {
-    /// Takes the directory, making what is not there.
+    /// Takes the directory, making what is not there, for a farm of so many slots.
     ///
     /// # Errors
     /// Another farm runs on it, or it cannot be made.
-    pub fn take(path: &Path) -> Result<Self> {
+    pub fn take(path: &Path, slots: u16) -> Result<Self> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
@@ -60,7 +60,7 @@ impl State {
         let kept = fs::symlink_metadata(path.join("worker/cache"))
             .map(|found| found.uid())
             .ok();
-        let identities = Identities::choose(&path, kept);
+        let identities = Identities::choose(&path, kept, slots);
         let state = Self {
             path,
             identities,
@@ -176,30 +176,30 @@ mod tests {
     fn a_directory_serves_one_farm_at_a_time_and_keeps_its_identities() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/state");
-        let first = State::take(&path).unwrap();
+        let first = State::take(&path, 2).unwrap();
         let mode = fs::metadata(&path).unwrap().mode();
         assert_eq!(mode & 0o777, 0o700);
-        assert!(State::take(&path).is_err());
+        assert!(State::take(&path, 2).is_err());
         let owner = first.identities().worker();
         assert!(first.run().is_dir());
         drop(first);
         assert!(!path.join("run").exists());
         let moved = folder.path().join("moved");
         fs::rename(&path, &moved).unwrap();
-        assert_eq!(State::take(&moved).unwrap().identities().worker(), owner);
+        assert_eq!(State::take(&moved, 2).unwrap().identities().worker(), owner);
     }
 
     #[test]
     fn a_link_in_the_place_of_a_folder_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
-        drop(State::take(&path).unwrap());
+        drop(State::take(&path, 2).unwrap());
         let victim = folder.path().join("victim");
         fs::create_dir(&victim).unwrap();
         let before = fs::metadata(&victim).unwrap();
         fs::remove_dir(path.join("worker/build")).unwrap();
         std::os::unix::fs::symlink(&victim, path.join("worker/build")).unwrap();
-        assert!(State::take(&path).is_err());
+        assert!(State::take(&path, 2).is_err());
         let after = fs::metadata(&victim).unwrap();
         assert_eq!((before.uid(), before.mode()), (after.uid(), after.mode()));
     }
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn no_role_owns_the_folder_that_its_own_folders_are_in() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::take(&folder.path().join("state")).unwrap();
+        let state = State::take(&folder.path().join("state"), 2).unwrap();
         let owner = |path: &Path| fs::metadata(path).unwrap().uid();
         let own = geteuid().as_raw();
         assert_eq!(owner(&state.worker()), own);

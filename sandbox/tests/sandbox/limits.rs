@@ -1,6 +1,5 @@
 //! Limits of commands, each told as what it is.
 
-use std::path::Path;
 use std::time::Duration;
 
 use sandbox::{Done, End, Limit, RunRequest};
@@ -182,50 +181,4 @@ fn time_over_nobody_lives_longer_than_the_grace() {
             assert_eq!(done.end, End::TimedOut);
         },
     );
-}
-
-#[test]
-fn a_sandbox_has_a_control_group_of_its_own() {
-    let name = "a_sandbox_has_a_control_group_of_its_own";
-    if Mode::root(name).is_none() {
-        return;
-    }
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    let hierarchy = mounts.lines().find(|line| line.contains(" cgroup2 "));
-    let Some(hierarchy) = hierarchy.and_then(|line| line.split(' ').nth(1)) else {
-        println!("SKIP {name}: there is no cgroup v2 hierarchy");
-        return;
-    };
-    let group = Path::new(hierarchy).join(format!("sandbox-test-{}", std::process::id()));
-    std::fs::create_dir(&group).unwrap();
-    let mut farm = Farm::start(Mode::Range, &[&format!("cgroup={}", group.display())]);
-    let groups = || {
-        let entries = std::fs::read_dir(&group).unwrap().flatten();
-        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        folders.count()
-    };
-    let mut run = shell("touch made; sleep 1000");
-    farm.place(&mut run);
-    let id = farm.send_run(&run);
-    farm.wait_for_file("root/made");
-    // Every process of a sandbox is in its group, init included.
-    let all = farm.processes();
-    let of = |pid: &u32| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        let line = text.lines().find(|line| line.starts_with("0::")).unwrap();
-        line.to_owned()
-    };
-    let deepest = all.last().unwrap();
-    assert!(of(deepest).contains("/sandbox-test-"), "{}", of(deepest));
-    let same = all.iter().filter(|pid| of(pid) == of(deepest)).count();
-    assert_eq!(same, 3, "init, the shell and sleep");
-    assert!(!of(&all[0]).contains("/sandbox-test-"));
-    // The command sees none of it.
-    farm.kill(id);
-    farm.receive();
-    let seen = farm.output(shell("cat /proc/self/cgroup"));
-    assert!(!seen.contains("sandbox-test"), "{seen}");
-    farm.stop();
-    assert_eq!(groups(), 0);
-    std::fs::remove_dir(&group).unwrap();
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod compromised;
+mod control_groups;
 mod farm;
 mod hostile;
 mod limits;

@@ -345,6 +345,13 @@ impl Index {
         self.pinned
     }
 
+    /// How many verified files have pins. One that is being verified has one, too.
+    pub(super) fn in_use(&self) -> usize {
+        let entries = self.entries.iter();
+        let used = entries.filter(|entry| entry.pins > 0 && entry.content == Content::Present);
+        used.count()
+    }
+
     /// The verified files, those that leave next first, those in use last.
     pub(super) fn verified(&self) -> Vec<Key> {
         let listed = self.order.listed_ids();

@@ -77,10 +77,16 @@ impl FileCache {
     pub fn close(&self) -> Result<(), Error> {
         let mut text = boot();
         text.push('\n');
-        for key in self.index().verified() {
+        let index = self.index();
+        match index.in_use() {
+            0 => {}
+            files => tracing::warn!(files, "cached files are in use though no action is"),
+        }
+        for key in index.verified() {
             text.push_str(&key.file_name());
             text.push('\n');
         }
+        drop(index);
         let write = || -> Result<(), Errno> {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
             let incoming = self.incoming_directory();
