@@ -129,11 +129,21 @@ fn exchange(client: &Client) -> Result<(), ClientError> {
                         let mut polled = [PollFd::new(client.as_fd(), PollFlags::POLLOUT)];
                         poll(&mut polled, PollTimeout::NONE).map_err(io::Error::from)?;
                     }
+                    // More of this user's descriptors are on their way than a process
+                    // may have open: the launcher is yet to take them (unix(7)).
+                    Err(error) if in_flight(&error) => {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
                     result => break result?,
                 }
             }
         }
     }
+}
+
+fn in_flight(error: &ClientError) -> bool {
+    let errno = Some(nix::libc::ETOOMANYREFS);
+    matches!(error, ClientError::Io(error) if error.raw_os_error() == errno)
 }
 
 fn would_block(error: &ClientError) -> bool {

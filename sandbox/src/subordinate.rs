@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 /// A range of ids that a user may map besides its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,18 +47,29 @@ pub(crate) fn installed() -> bool {
     })
 }
 
-/// Those that are the user's both as uids and as gids.
+/// Those that are the user's both as uids and as gids. A user who is not in the file
+/// `/etc/passwd` is known there by number: the C library's look-up, which asks other
+/// services too, loads libraries, which a static program cannot.
 pub(crate) fn of(user: Uid) -> Vec<Subordinate> {
-    let name = User::from_uid(user).ok().flatten().map(|user| user.name);
-    let listed = |path| {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        parse(&text, user, name.as_deref())
-    };
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let users = read("/etc/passwd");
+    let name = name(&users, user);
+    let listed = |path| parse(&read(path), user, name);
     let groups = listed("/etc/subgid");
     listed("/etc/subuid")
         .into_iter()
         .flat_map(|users| groups.iter().filter_map(move |g| users.common(*g)))
         .collect()
+}
+
+/// The user's name (`passwd(5)`).
+fn name(users: &str, user: Uid) -> Option<&str> {
+    let number = user.to_string();
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number).then_some(name)
+    })
 }
 
 /// `OWNER:START:COUNT` lines, the owner by name or number.
@@ -82,6 +93,13 @@ fn parse(text: &str, user: Uid, name: Option<&str>) -> Vec<Subordinate> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_has_the_name_that_passwd_says() {
+        let users = "root:x:0:0:root:/root:/bin/sh\n\nann:x:7:8::/:/bin/sh\nx:x\n";
+        assert_eq!(name(users, Uid::from_raw(7)), Some("ann"));
+        assert_eq!(name(users, Uid::from_raw(8)), None);
+    }
 
     #[test]
     fn lines_of_the_user_are_read_and_others_not() {
