@@ -114,6 +114,48 @@ fn a_command_runs_on_a_farm_that_is_there() {
 }
 
 #[test]
+fn a_program_is_told_what_became_of_a_command() {
+    let who = As::possible()[0];
+    let farm = Farm::start(who);
+    let desk = Desk::of(who);
+    let remote = ["--remote", farm.endpoint(), "--json"];
+    let told = |output: &Output| -> Value {
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let script = "echo said; echo complained >&2; exit 7";
+    for cached in [false, true] {
+        let output = desk.script(&remote, "echo said; echo complained >&2");
+        assert_eq!(output.status.code(), Some(0));
+        let told = told(&output);
+        assert_eq!(told["cached"], cached, "{told}");
+        assert_eq!(
+            (&told["stdout"], &told["stderr"]),
+            (&"said\n".into(), &"complained\n".into())
+        );
+        assert!(told["status"].is_null(), "{told}");
+        assert!(
+            told["seconds"]["running"].as_f64().expect("a time") > 0.0,
+            "{told}"
+        );
+        let action = told["action"].as_str().expect("a digest");
+        assert_eq!(action.find('/'), Some(64), "{told}");
+    }
+    let output = desk.script(&remote, script);
+    assert_eq!(
+        (output.status.code(), &told(&output)["exit_code"]),
+        (Some(7), &7.into())
+    );
+    let options = [&remote[..], &["--timeout", "1"]].concat();
+    let output = desk.script(&options, "echo begun; while :; do sleep 3600; done");
+    assert_eq!(output.status.code(), Some(124));
+    let told = told(&output);
+    assert_eq!(told["status"]["code"], "DeadlineExceeded", "{told}");
+    assert_eq!(told["stdout"], "begun\n", "{told}");
+    farm.stop();
+    desk.leave();
+}
+
+#[test]
 fn inputs_go_there_and_outputs_come_back() {
     let who = As::possible()[0];
     let farm = Farm::start(who);

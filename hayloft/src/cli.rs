@@ -123,6 +123,10 @@ pub struct Run {
     /// Run it even if its result is known, and do not keep the result.
     #[arg(long)]
     pub no_cache: bool,
+    /// Print one JSON object that tells what became of the command, with its output in
+    /// it, instead of its output.
+    #[arg(long)]
+    pub json: bool,
     /// What the command sees as its root directory, on a farm of its own.
     #[arg(long, value_enum, default_value_t)]
     pub root: Root,

@@ -14,6 +14,7 @@ use clap::Parser;
 pub mod cli;
 pub mod client;
 pub mod doctor;
+pub mod report;
 pub mod role;
 pub mod run;
 mod seccomp_profile;

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use proto::InstanceName;
 use proto::wire::rev2;
 use proto::wire::rev2::execution_stage::Value as Stage;
-use tonic::Code;
+use proto::{Digest, InstanceName};
+use tonic::{Code, Status};
 
 use crate::cli;
 use crate::client::inputs::Inputs;
@@ -143,7 +143,7 @@ async fn perform(
         .await?;
     operation.take();
     progress.clear();
-    finish(client, &response).await
+    finish(client, &response, arguments.json.then_some(action)).await
 }
 
 fn spec(arguments: &cli::Run) -> Spec {
@@ -164,10 +164,15 @@ fn spec(arguments: &cli::Run) -> Spec {
 }
 
 /// Shows what the action printed, fetches its outputs and gives its exit code.
-async fn finish(client: &Client, response: &rev2::ExecuteResponse) -> Result<ExitCode> {
+/// `report`: the action, where what became of it is to be printed as JSON.
+async fn finish(
+    client: &Client,
+    response: &rev2::ExecuteResponse,
+    report: Option<Digest>,
+) -> Result<ExitCode> {
     let result = response.result.clone().unwrap_or_default();
     let Some(status) = response.status.as_ref().filter(|status| status.code != 0) else {
-        fetch(client, &result).await?;
+        fetch(client, response, None, report).await?;
         return Ok(ExitCode::from(u8::try_from(result.exit_code & 0xff)?));
     };
     // First of all: nothing that goes wrong with the outputs may hide it.
@@ -176,7 +181,7 @@ async fn finish(client: &Client, response: &rev2::ExecuteResponse) -> Result<Exi
         "hayloft: {}",
         crate::client::execution::describe_status(&status)
     );
-    if let Err(error) = fetch(client, &result).await {
+    if let Err(error) = fetch(client, response, Some(&status), report).await {
         eprintln!("hayloft: {error:#}");
     }
     Ok(ExitCode::from(match status.code() {
@@ -185,7 +190,13 @@ async fn finish(client: &Client, response: &rev2::ExecuteResponse) -> Result<Exi
     }))
 }
 
-async fn fetch(client: &Client, result: &rev2::ActionResult) -> Result<()> {
+async fn fetch(
+    client: &Client,
+    response: &rev2::ExecuteResponse,
+    status: Option<&Status>,
+    report: Option<Digest>,
+) -> Result<()> {
+    let result = &response.result.clone().unwrap_or_default();
     let stdout = client
         .fetch_stream(&result.stdout_raw, result.stdout_digest.as_ref())
         .await?;
@@ -193,8 +204,13 @@ async fn fetch(client: &Client, result: &rev2::ActionResult) -> Result<()> {
         .fetch_stream(&result.stderr_raw, result.stderr_digest.as_ref())
         .await?;
     // A reader that has gone away wants no more; that is no failure of the action.
-    let _ = std::io::stdout().write_all(&stdout);
-    let _ = std::io::stderr().write_all(&stderr);
+    if let Some(action) = report {
+        let report = crate::report::report(action, response, status, [&stdout, &stderr]);
+        let _ = writeln!(std::io::stdout(), "{report}");
+    } else {
+        let _ = std::io::stdout().write_all(&stdout);
+        let _ = std::io::stderr().write_all(&stderr);
+    }
     client.download(result, Path::new(".")).await
 }
 
