@@ -217,6 +217,7 @@ impl Slot {
                 Err(error) => return (refusal(digest, error), true),
             };
             let span = task.subject(&self.executor.worker).span();
+            span.in_scope(|| tracing::debug!("executing"));
             let attending = self.attend(&task, &session, digest.clone());
             match attending.instrument(span).await {
                 Outcome::Completed(response) => {
