@@ -279,6 +279,11 @@ impl Inner {
     /// that clients can store it again. `damaged` is the file that was read.
     pub(super) fn discard(&self, key: &Key, damaged: Option<&File>) {
         let _stripe = self.stripe(key);
+        // Whoever writes it now settles what becomes of its file. Nobody begins to
+        // before this is done.
+        if lock(&self.index).is_claimed(key) {
+            return;
+        }
         let same = match damaged {
             Some(file) => self.files.is_current(key, file),
             None => !self.files.exists(key),

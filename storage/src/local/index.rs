@@ -110,9 +110,14 @@ impl Index {
         self.claimed.remove(key);
     }
 
+    /// Whether somebody is writing the blob where it stays.
+    pub(super) fn is_claimed(&self, key: &Key) -> bool {
+        self.claimed.contains(key)
+    }
+
     /// Whether the blob's file is not to be removed: it is there, or is being made.
     pub(super) fn is_in_use(&self, key: &Key) -> bool {
-        self.blobs.contains(key) || self.claimed.contains(key)
+        self.contains(key) || self.is_claimed(key)
     }
 
     /// Makes the blob, if it is there, the one used last.
