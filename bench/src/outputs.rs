@@ -50,6 +50,8 @@ pub fn run(options: &Options) -> Result<()> {
         .worker_threads(1)
         .enable_all()
         .build()?;
+    // Connections belong to a runtime.
+    let _context = runtime.enter();
     let farm = Farm::start(1)?;
     let client = farm.client()?;
     let cases = [

@@ -52,6 +52,8 @@ pub fn run(options: &Options) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
+    // Connections belong to a runtime.
+    let _context = runtime.enter();
     println!(
         "{:>8} {:>9} {:>9} {:>10} | {:>8} {:>12}",
         "files", "linkat ms", "new ms", "changed ms", "new/loop", "changed/loop"
