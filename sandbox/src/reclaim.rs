@@ -9,13 +9,15 @@
 //! the worker's cache, hardlinked there, since cached files have those modes already.
 //! So are directories of root's, which the launcher itself made for an overlay and
 //! did not live to remove. What belongs to others is not touched. Nor is, where
-//! commands run as the runner's own user, a file with several names, which might be
-//! that user's elsewhere; at a uid of its own, a command has made every one of them.
+//! commands run as the runner's own user, a file that has a name outside of the
+//! directory, which might be that user's; at a uid of its own, a command has made
+//! every one of them.
 //! Other file systems are not entered.
 //!
 //! The tree is hostile: it is walked by directory descriptor, one at a time,
 //! so that its depth costs neither stack nor descriptors.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -42,8 +44,9 @@ struct Owners {
 }
 
 impl Owners {
-    /// The mode that this inode is to have, when that is another.
-    fn mode(self, stat: &FileStat) -> Option<libc::mode_t> {
+    /// The mode that this inode, so many of whose names were seen, is to have, when
+    /// that is another.
+    fn mode(self, stat: &FileStat, names: libc::nlink_t) -> Option<libc::mode_t> {
         let mode = stat.st_mode & 0o7777;
         let is_directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let of_overlay = match self.worker {
@@ -55,7 +58,7 @@ impl Owners {
         }
         let made_by_command = match self.ids {
             HostIds::Range { .. } => true,
-            HostIds::SameUser => stat.st_nlink == 1,
+            HostIds::SameUser => stat.st_nlink <= names,
         };
         let wanted = match stat.st_mode & libc::S_IFMT {
             libc::S_IFDIR => 0o777,
@@ -63,6 +66,33 @@ impl Owners {
             _ => return None,
         };
         (wanted != mode).then_some(wanted)
+    }
+}
+
+/// What a walk has done and seen.
+#[derive(Default)]
+struct Progress {
+    /// How many modes were changed.
+    changed: u64,
+    /// How many names were seen of each file that has several, by device and inode,
+    /// until it was all of them.
+    names: HashMap<(libc::dev_t, libc::ino_t), libc::nlink_t>,
+}
+
+impl Progress {
+    /// How many names of this inode were seen, with this one.
+    fn names(&mut self, stat: &FileStat) -> libc::nlink_t {
+        if stat.st_nlink == 1 || stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return 1;
+        }
+        let inode = (stat.st_dev, stat.st_ino);
+        let seen = self.names.entry(inode).or_default();
+        *seen += 1;
+        let seen = *seen;
+        if seen >= stat.st_nlink {
+            self.names.remove(&inode);
+        }
+        seen
     }
 }
 
@@ -96,18 +126,18 @@ struct Level {
 }
 
 fn walk(directory: BorrowedFd<'_>, owners: Owners) -> nix::Result<u64> {
-    let mut changed = 0;
+    let mut progress = Progress::default();
     let only_commands = Owners {
         worker: None,
         ..owners
     };
-    open_up(directory, c".", only_commands, &mut changed)?;
+    open_up(directory, c".", only_commands, &mut progress)?;
     let mut current = descend(directory, c".")?;
-    let mut levels = vec![enter(&current, owners, &mut changed)?];
+    let mut levels = vec![enter(&current, owners, &mut progress)?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.left.pop() {
             current = descend(current.as_fd(), &name)?;
-            let level = enter(&current, owners, &mut changed)?;
+            let level = enter(&current, owners, &mut progress)?;
             levels.push(level);
             continue;
         }
@@ -121,7 +151,7 @@ fn walk(directory: BorrowedFd<'_>, owners: Owners) -> nix::Result<u64> {
             }
         }
     }
-    Ok(changed)
+    Ok(progress.changed)
 }
 
 fn descend(from: BorrowedFd<'_>, name: &CStr) -> nix::Result<OwnedFd> {
@@ -130,7 +160,7 @@ fn descend(from: BorrowedFd<'_>, name: &CStr) -> nix::Result<OwnedFd> {
 }
 
 /// Opens up what lies in a directory, and notes the directories.
-fn enter(directory: &OwnedFd, owners: Owners, changed: &mut u64) -> nix::Result<Level> {
+fn enter(directory: &OwnedFd, owners: Owners, progress: &mut Progress) -> nix::Result<Level> {
     let stat = fstat(directory)?;
     let mut level = Level {
         device: stat.st_dev,
@@ -149,7 +179,7 @@ fn enter(directory: &OwnedFd, owners: Owners, changed: &mut u64) -> nix::Result<
         if name == c"." || name == c".." {
             continue;
         }
-        let inner = open_up(directory.as_fd(), name, owners, changed)?;
+        let inner = open_up(directory.as_fd(), name, owners, progress)?;
         if inner == Some(level.device) {
             level.left.push(name.to_owned());
         }
@@ -162,14 +192,15 @@ fn open_up(
     directory: BorrowedFd<'_>,
     name: &CStr,
     owners: Owners,
-    changed: &mut u64,
+    progress: &mut Progress,
 ) -> nix::Result<Option<libc::dev_t>> {
     let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    if owners.mode(&stat).is_some() {
+    let names = progress.names(&stat);
+    if owners.mode(&stat, names).is_some() {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let inode = openat(directory, name, flags, Mode::empty())?;
         // Looked at again: the name might mean another inode by now.
-        if let Some(mode) = owners.mode(&fstat(&inode)?) {
+        if let Some(mode) = owners.mode(&fstat(&inode)?, names) {
             // An O_PATH descriptor cannot be given to fchmod(2).
             let path = format!("/proc/self/fd/{}", inode.as_raw_fd());
             let mode = Mode::from_bits_truncate(mode);
@@ -179,7 +210,7 @@ fn open_up(
                 mode,
                 FchmodatFlags::FollowSymlink,
             )?;
-            *changed += 1;
+            progress.changed += 1;
         }
     }
     let is_directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
@@ -208,7 +239,7 @@ mod tests {
             own: Uid::from_raw(0),
             worker: None,
         };
-        let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links));
+        let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links), 1);
         assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
         assert_eq!(mode(109, libc::S_IFREG | 0o4710, 1), Some(0o754));
         assert_eq!(mode(109, libc::S_IFREG | 0o644, 1), None);
@@ -222,7 +253,7 @@ mod tests {
             worker: Some(99),
             ..owners
         };
-        let mode = |uid, mode| owners.mode(&stat(uid, mode, 2));
+        let mode = |uid, mode| owners.mode(&stat(uid, mode, 2), 1);
         assert_eq!(mode(0, libc::S_IFDIR | 0o700), Some(0o777));
         assert_eq!(mode(0, libc::S_IFREG | 0o600), None);
         assert_eq!(mode(99, libc::S_IFDIR | 0o700), Some(0o777));
@@ -240,11 +271,40 @@ mod tests {
             own: Uid::from_raw(100),
             worker: None,
         };
-        let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links));
+        let mode = |uid, mode, links| owners.mode(&stat(uid, mode, links), 1);
         assert_eq!(mode(100, libc::S_IFDIR, 2), Some(0o777));
         assert_eq!(mode(100, libc::S_IFREG | 0o200, 1), Some(0o644));
         assert_eq!(mode(100, libc::S_IFREG | 0o200, 2), None);
         assert_eq!(mode(101, libc::S_IFDIR, 2), None);
+    }
+
+    #[test]
+    fn a_file_all_of_whose_names_are_in_the_directory_is_opened_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let build = folder.path().join("build");
+        let closed = |path: &std::path::Path| {
+            std::fs::write(path, "x").unwrap();
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
+        };
+        std::fs::create_dir_all(build.join("sub")).unwrap();
+        closed(&build.join("first"));
+        std::fs::hard_link(build.join("first"), build.join("sub/second")).unwrap();
+        std::fs::hard_link(build.join("first"), build.join("third")).unwrap();
+        closed(&folder.path().join("elsewhere"));
+        std::fs::hard_link(folder.path().join("elsewhere"), build.join("fourth")).unwrap();
+        let root = std::fs::File::open(&build).unwrap();
+        let owners = Owners {
+            ids: HostIds::SameUser,
+            own: geteuid(),
+            worker: None,
+        };
+        // The two directories, and one file.
+        assert_eq!(walk(root.as_fd(), owners), Ok(3));
+        let mode = |name: &str| {
+            let found = build.join(name).metadata().unwrap();
+            found.permissions().mode() & 0o777
+        };
+        assert_eq!((mode("first"), mode("fourth")), (0o444, 0));
     }
 
     #[test]

@@ -47,8 +47,9 @@ pub enum Error {
         /// Where decoding failed.
         source: prost::DecodeError,
     },
-    /// A file that an action made cannot be opened by the worker.
-    #[error("{path} cannot be read: {source}")]
+    /// A file that an action made cannot be opened by the worker, after the runner
+    /// was asked to help: its mode is in the way, or its owner.
+    #[error("{path}: the action left it so that the worker cannot read it: {source}")]
     Denied {
         /// Its path below the build directory.
         path: String,
@@ -272,6 +273,8 @@ impl From<Error> for Status {
                 _ => Code::Internal,
             },
             Error::Decode { .. }
+            // Another worker would find the same.
+            | Error::Denied { .. }
             | Error::Digest { .. }
             | Error::Directory { .. }
             | Error::InTheWay { .. }
@@ -295,7 +298,6 @@ impl From<Error> for Status {
             Error::Address(_)
             | Error::CacheInUse(_)
             | Error::Configuration { .. }
-            | Error::Denied { .. }
             | Error::File { .. }
             | Error::Internal(_) => Code::Internal,
         };
@@ -342,5 +344,14 @@ mod tests {
         let status = Status::from(Error::Runner(Status::invalid_argument("no such file")));
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "runner: no such file");
+    }
+
+    #[test]
+    fn what_an_action_closes_off_is_refused_and_not_tried_again() {
+        let status = Status::from(Error::Denied {
+            path: "root/out".into(),
+            source: Errno::EACCES,
+        });
+        assert_eq!(status.code(), Code::InvalidArgument);
     }
 }
