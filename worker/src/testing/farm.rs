@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use super::{FakeRunner, FakeScheduler, FakeStorage, Input, Manners};
+use super::{Disk, FakeRunner, FakeScheduler, FakeStorage, Input, Manners};
 use crate::{Config, Error};
 
 /// A worker of one slot, its peers, and the directories they share.
@@ -25,6 +25,8 @@ pub(crate) struct Farm {
     pub(crate) scheduler: Arc<FakeScheduler>,
     pub(crate) heard: mpsc::UnboundedReceiver<String>,
     completed: mpsc::UnboundedReceiver<ExecuteResponse>,
+    /// Goes before the directory it is mounted in.
+    _disk: Option<Disk>,
     directory: tempfile::TempDir,
     pub(crate) shutdown: Shutdown,
     pub(crate) diagnostics: Diagnostics,
@@ -43,12 +45,30 @@ impl Farm {
     /// A farm whose worker has these settings besides, and its runner these: JSON
     /// objects.
     pub(crate) async fn configured(manners: Manners, worker: &str, runner: &str) -> Self {
-        let settings = [worker, runner].map(|json| serde_json::from_str(json).unwrap());
+        Self::begin(manners, [worker, runner], None).await
+    }
+
+    /// A farm with a file system in memory, of these options, at one of its
+    /// directories: `.`, `build`, `cache`. It takes root.
+    pub(crate) async fn on_disk(manners: Manners, worker: &str, at: &str, options: &str) -> Self {
+        Self::begin(manners, [worker, "{}"], Some((at, options))).await
+    }
+
+    async fn begin(manners: Manners, settings: [&str; 2], disk: Option<(&str, &str)>) -> Self {
+        let settings = settings.map(|json| serde_json::from_str(json).unwrap());
         let directory = tempfile::tempdir().unwrap();
+        let mut mounted = None;
+        let mut mount = |path: &str| {
+            if let Some((_, options)) = disk.filter(|(at, _)| *at == path) {
+                mounted = Some(Disk::small(&directory.path().join(path), options));
+            }
+        };
+        mount(".");
         // Commands of other users pass through.
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o711)).unwrap();
         for name in ["build", "cache"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
+            mount(name);
         }
         let (completed_sender, completed) = mpsc::unbounded_channel();
         let (heard_sender, heard) = mpsc::unbounded_channel();
@@ -67,6 +87,7 @@ impl Farm {
             scheduler,
             heard,
             completed,
+            _disk: mounted,
             directory,
             shutdown: Shutdown::new(),
             diagnostics: Diagnostics::new(&Shutdown::new()),

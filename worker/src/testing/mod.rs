@@ -1,6 +1,7 @@
 //! Peers in process: storage in memory, a scheduler and a runner as servers, and
 //! a worker between them.
 
+mod disk;
 mod farm;
 mod input;
 mod logger;
@@ -8,6 +9,7 @@ mod runner;
 mod scheduler;
 mod storage;
 
+pub(crate) use disk::{Disk, may_mount, may_share};
 pub(crate) use farm::Farm;
 pub(crate) use input::{Input, digest};
 pub(crate) use logger::FakeLogger;

@@ -1,6 +1,7 @@
 //! Whole actions through a worker between fake peers.
 
 mod buildbarn;
+mod disks;
 mod documented;
 mod execution;
 mod fetching;

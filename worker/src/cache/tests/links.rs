@@ -9,7 +9,7 @@ use proto::InstanceName;
 use super::{AMPLE, Fixture, key};
 use crate::cache::{Key, LinkError, Tenant};
 use crate::files;
-use crate::testing::digest;
+use crate::testing::{Disk, digest, may_share};
 
 #[tokio::test]
 async fn files_are_as_promised_whether_small_or_large() {
@@ -155,4 +155,35 @@ async fn what_another_file_system_cannot_link_is_copied() {
     assert_eq!(std::fs::read(&copy).unwrap(), b"far away");
     assert_eq!(copy.metadata().unwrap().mode() & 0o7777, 0o444);
     assert_eq!(copy.metadata().unwrap().mtime(), files::FIXED_TIME);
+}
+
+#[tokio::test]
+async fn copies_take_no_room_where_files_can_share_blocks() {
+    if !may_share("copies_take_no_room_where_files_can_share_blocks") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("disk");
+    std::fs::create_dir(&at).unwrap();
+    let disk = Disk::sharing(&at, &folder.path().join("image"));
+    let fixture = Fixture::at(&at, AMPLE);
+    let bytes: Vec<u8> = (0..32_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let key = key(fixture.storage.put(bytes.clone()));
+    let _pins = fixture.acquire(&[key]).await.unwrap();
+    nix::unistd::syncfs(&fixture.target).unwrap();
+    let before = disk.free();
+    for n in 0..8 {
+        let name = n.to_string();
+        let target = fixture.target.as_fd();
+        fixture.cache.copy(&key, target, &name).unwrap();
+        let copy = fixture.target(&name);
+        assert_ne!(
+            copy.metadata().unwrap().ino(),
+            fixture.cached(&key).metadata().unwrap().ino()
+        );
+        assert!(std::fs::read(copy).unwrap() == bytes);
+    }
+    nix::unistd::syncfs(&fixture.target).unwrap();
+    let taken = before.saturating_sub(disk.free());
+    assert!(taken < 1 << 20, "eight copies of 32 MiB took {taken} bytes");
 }

@@ -39,7 +39,15 @@ fn open(directory: &Path, storage: &Arc<FakeStorage>, limits: Limits) -> Arc<Fil
 
 impl Fixture {
     fn new(limits: Limits) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::in_directory(tempfile::tempdir().unwrap(), limits)
+    }
+
+    /// One below this directory.
+    fn at(path: &Path, limits: Limits) -> Self {
+        Self::in_directory(tempfile::tempdir_in(path).unwrap(), limits)
+    }
+
+    fn in_directory(directory: tempfile::TempDir, limits: Limits) -> Self {
         for name in ["cache", "target"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
