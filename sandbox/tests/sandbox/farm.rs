@@ -209,10 +209,6 @@ impl Farm {
         &self.directory
     }
 
-    pub fn is_range(&self) -> bool {
-        matches!(self.mode, Mode::Range | Mode::Subordinate)
-    }
-
     /// Whether commands run at this host uid.
     pub fn owns(&self, uid: u32) -> bool {
         match self.mode {

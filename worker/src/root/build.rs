@@ -25,9 +25,9 @@ pub(crate) enum Materialise {
     Copy,
 }
 
-/// Entries that one thread makes without help; below this, handing work to
-/// threads costs more than it saves.
-const SHARE: u64 = 1024;
+/// Entries that one thread makes without help: handing work to another takes as
+/// long as making some ten.
+const SHARE: u64 = 128;
 /// A few hardlinks are made sooner than handed to another thread.
 const SHORT: u64 = 8;
 /// Directories of the current path that one thread keeps open.
