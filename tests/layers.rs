@@ -349,3 +349,26 @@ fn an_input_root_that_is_the_root_directory_can_be_laid_over_layers() {
     farm.wait_until_idle();
     farm.stop();
 }
+
+#[test]
+fn an_action_that_renames_input_directories_can_do_without_layers() {
+    if !skip::needs_root("an_action_that_renames_input_directories_can_do_without_layers") {
+        return;
+    }
+    let farm = Farm::start(As::Root);
+    let client = farm.client();
+    let _ = look(&farm);
+    let rename = "perl -e 'rename(q(in/sub), q(moved)) or print qq($!\\n)'; cat moved/7 in/sub/7";
+    let action = |value: &str| {
+        let action = Action::shell(rename).tree(&inputs()).do_not_cache();
+        action.platform(&[("input_root_layers", value)])
+    };
+    // As on overlays in general, whose tools then copy.
+    let outcome = client.run(&action("true"));
+    assert_eq!(outcome.stdout, "Invalid cross-device link\nnested 7\n");
+    let outcome = client.run(&action("false"));
+    assert_eq!(outcome.stdout, "nested 7\n", "{outcome:#?}");
+    let outcome = client.run(&action("perhaps"));
+    assert_eq!(outcome.status.code(), tonic::Code::InvalidArgument);
+    farm.stop();
+}

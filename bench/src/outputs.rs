@@ -115,7 +115,7 @@ fn floor(case: &Case) -> Result<(Duration, Duration)> {
 /// How long an action's outputs take after it has ended.
 async fn action(client: &Client, case: &Case, round: usize) -> Result<Duration> {
     let script = format!(
-        "mkdir out && cd out && head -c {} /dev/urandom | split -b {} -a 4 -",
+        "mkdir out && cd out && head -c {} /dev/urandom | split -b {} -a 5 -",
         case.files * case.size,
         case.size
     );

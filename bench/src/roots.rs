@@ -6,7 +6,7 @@
 //! before. *Changed*: as the one before, but for one file. The floor is a loop of
 //! `linkat` over as many files into as many directories, on the same disk.
 //!
-//! Then whole actions that read every file of a root of a thousand, two at a time,
+//! Then whole actions that read every file of a root, two at a time,
 //! with reuse and without: setting up and cleaning up are part of the time.
 
 use std::fs;
@@ -39,12 +39,13 @@ pub struct Options {
     /// Whole actions, with reuse and without, in each round.
     #[arg(long, default_value_t = 40)]
     actions: usize,
+    /// Files that each of these reads.
+    #[arg(long, value_delimiter = ',', default_value = "1000")]
+    read: Vec<usize>,
 }
 
 /// Files, or directories, of a directory.
 const FOLDER: usize = 100;
-/// Files that each whole action reads.
-const READ: usize = 1000;
 
 /// Measures and prints.
 pub fn run(options: &Options) -> Result<()> {
@@ -81,23 +82,26 @@ pub fn run(options: &Options) -> Result<()> {
             changed / floor
         );
     }
-    let (mut with, mut without) = (Vec::new(), Vec::new());
     let farms = [Farm::start(2)?, Farm::start_with(2, &["--no-reuse"])?];
-    for farm in &farms {
-        runtime.block_on(reading(farm, 4, "warm"))?;
+    for read in &options.read {
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for farm in &farms {
+            runtime.block_on(reading(farm, *read, 4, "warm"))?;
+        }
+        for round in 0..options.rounds {
+            let salt = round.to_string();
+            let actions = options.actions;
+            with.push(runtime.block_on(reading(&farms[0], *read, actions, &salt))?);
+            without.push(runtime.block_on(reading(&farms[1], *read, actions, &salt))?);
+        }
+        let count = f64::from(u32::try_from(options.actions)?);
+        let each = |samples: &mut Vec<Duration>| milliseconds(quantile(samples, 0.5)) / count;
+        let (with, without) = (each(&mut with), each(&mut without));
+        println!(
+            "actions that read {read} files: {with:.2} ms each with reuse, {without:.2} ms without: {:.2}",
+            with / without
+        );
     }
-    for round in 0..options.rounds {
-        let salt = round.to_string();
-        with.push(runtime.block_on(reading(&farms[0], options.actions, &salt))?);
-        without.push(runtime.block_on(reading(&farms[1], options.actions, &salt))?);
-    }
-    let count = f64::from(u32::try_from(options.actions)?);
-    let each = |samples: &mut Vec<Duration>| milliseconds(quantile(samples, 0.5)) / count;
-    let (with, without) = (each(&mut with), each(&mut without));
-    println!(
-        "actions that read {READ} files: {with:.2} ms each with reuse, {without:.2} ms without: {:.2}",
-        with / without
-    );
     Ok(())
 }
 
@@ -253,10 +257,10 @@ fn loop_of_links(files: usize) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Runs so many actions that read all of a root, two at a time.
-async fn reading(farm: &Farm, actions: usize, salt: &str) -> Result<Duration> {
+/// Runs so many actions that read all of a root of so many files, two at a time.
+async fn reading(farm: &Farm, read: usize, actions: usize, salt: &str) -> Result<Duration> {
     let client = farm.client()?;
-    let packages = upload(&client, READ).await?;
+    let packages = upload(&client, read).await?;
     let root = upload_root(&client, &packages, "all", None).await?;
     let start = Instant::now();
     let halves = (0..2).map(|half| {

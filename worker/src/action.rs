@@ -59,7 +59,7 @@ pub(crate) struct Task {
     /// What the client wants to find in the result itself.
     inline: Inline,
     /// Old clients give it with the Command.
-    platform: Option<rev2::Platform>,
+    pub(crate) platform: Option<rev2::Platform>,
     /// For whom it is executed, and as part of which trace.
     context: CallContext,
     /// The operation that waits for it, as far as the scheduler tells.

@@ -11,6 +11,7 @@ use crate::Error;
 use crate::action::{Services, Task};
 use crate::cache::Tenant;
 use crate::directories::{Tree, check_size};
+use crate::layers;
 use crate::outputs::Declared;
 use crate::root::{Inputs, Means};
 
@@ -24,6 +25,7 @@ pub(crate) struct Prepared {
 impl Services {
     /// Reads the action's messages, and sees to it that all its input files are
     /// in the cache.
+    #[allow(deprecated, reason = "clients before REv2.2 give the platform there")]
     pub(crate) async fn prepare(&self, task: &Task, means: Means) -> Result<Prepared, Error> {
         let instance = &task.instance;
         let tenant = self.cache.tenant(instance);
@@ -38,6 +40,11 @@ impl Services {
         let root = subtrees.assemble(tenant, loaded)?;
         let declared = Declared::new(&command, self.force_directories)?;
         let needed = declared.needed_directories();
+        let platform = task.platform.as_ref().or(command.platform.as_ref());
+        let means = Means {
+            layers: means.layers && layers::are_wanted(platform)?,
+            ..means
+        };
         let (cache, layers) = (&self.cache, &self.layers);
         let inputs = Inputs::plan(cache, layers, instance, root, needed, means).await?;
         Ok(Prepared {

@@ -32,6 +32,7 @@ mod tests;
 use std::sync::{Arc, Mutex, Weak};
 
 use futures::{StreamExt, TryStreamExt};
+use proto::wire::rev2::Platform;
 use proto::{InstanceName, RelativePath};
 
 use crate::Error;
@@ -55,6 +56,27 @@ pub(crate) const WORTHWHILE: u64 = 48;
 const DEEPEST: usize = 256;
 /// Layers that are made at a time for one action.
 const CONCURRENT: usize = 4;
+
+/// The platform property by which an action says whether its root may be an overlay.
+const PROPERTY: &str = "input_root_layers";
+
+/// Whether an action of this platform may be given an overlay. On one, `rename(2)`
+/// of an input directory fails with EXDEV; an action that cannot do without says so
+/// by the property `input_root_layers = false`.
+///
+/// # Errors
+/// The property is neither `true` nor `false`.
+pub(crate) fn are_wanted(platform: Option<&Platform>) -> Result<bool, Error> {
+    let mut properties = platform.into_iter().flat_map(|platform| &platform.properties);
+    let value = properties.find(|property| property.name == PROPERTY);
+    match value.map(|property| property.value.as_str()) {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(_) => Err(Error::Malformed(
+            "platform property input_root_layers is neither true nor false",
+        )),
+    }
+}
 
 /// The layers of one worker process.
 pub(crate) struct Layers {
