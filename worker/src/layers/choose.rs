@@ -12,7 +12,8 @@ use super::subtree::Subtree;
 use crate::cache::Tenant;
 use crate::root::{Choice, Cover};
 
-/// A smaller subtree is linked with the rest: a layer costs more.
+/// A smaller subtree is linked with the rest: a layer of its own, which may be used
+/// once, takes a directory for each level down to it.
 const SMALLEST: u64 = 16;
 /// A root lies over no more layers than these: each costs some microseconds, and
 /// the kernel takes 500.

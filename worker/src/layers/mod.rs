@@ -49,8 +49,10 @@ pub(crate) use layer::{Layer, Remains};
 pub(crate) use merge::merge;
 pub(crate) use subtree::{Entry, Subtree, Subtrees};
 
-/// A root of fewer entries than this is linked whole: an overlay costs more.
-pub(crate) const WORTHWHILE: u64 = 48;
+/// A root of fewer entries than this is linked whole. An overlay costs about as much
+/// as linking and removing 80 files, or, where the action reads all of them, 250
+/// (`hayloft-bench roots --read`).
+pub(crate) const WORTHWHILE: u64 = 128;
 /// A deeper root is linked whole, so that as many descriptors suffice to put its
 /// outputs together.
 const DEEPEST: usize = 256;
@@ -67,7 +69,9 @@ const PROPERTY: &str = "input_root_layers";
 /// # Errors
 /// The property is neither `true` nor `false`.
 pub(crate) fn are_wanted(platform: Option<&Platform>) -> Result<bool, Error> {
-    let mut properties = platform.into_iter().flat_map(|platform| &platform.properties);
+    let mut properties = platform
+        .into_iter()
+        .flat_map(|platform| &platform.properties);
     let value = properties.find(|property| property.name == PROPERTY);
     match value.map(|property| property.value.as_str()) {
         None | Some("true") => Ok(true),
