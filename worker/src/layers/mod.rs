@@ -49,9 +49,8 @@ pub(crate) use layer::{Layer, Remains};
 pub(crate) use merge::merge;
 pub(crate) use subtree::{Entry, Subtree, Subtrees};
 
-/// A root of fewer entries than this is linked whole. An overlay costs about as much
-/// as linking and removing 80 files, or, where the action reads all of them, 250
-/// (`hayloft-bench roots --read`).
+/// A root of fewer entries than this is linked whole: an overlay costs as much as
+/// linking some 140 files, as `hayloft-bench roots` showed.
 pub(crate) const WORTHWHILE: u64 = 128;
 /// A deeper root is linked whole, so that as many descriptors suffice to put its
 /// outputs together.
