@@ -24,6 +24,7 @@ mod launches;
 mod layers;
 mod lone_runner;
 mod missing;
+mod seal;
 mod table;
 
 mod attack_01_open_input_for_writing;

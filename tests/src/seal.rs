@@ -21,6 +21,8 @@ struct Inode {
     owner: (u32, u32),
     modified: (i64, i64),
     attributes: Vec<(String, Vec<u8>)>,
+    /// Links, and the time of the last change, where they count.
+    links: Option<(u64, (i64, i64))>,
 }
 
 /// The state of a cache at one moment.
@@ -28,6 +30,7 @@ struct Inode {
 pub struct Seal {
     cache: PathBuf,
     files: BTreeMap<PathBuf, Inode>,
+    strictly: bool,
 }
 
 impl Seal {
@@ -37,9 +40,25 @@ impl Seal {
     /// It cannot be read.
     #[must_use]
     pub fn record(cache: &Path) -> Self {
+        Self::of(cache, false)
+    }
+
+    /// Records, and later compares, also how many links each file has and when it was
+    /// last changed: where nobody links or unlinks cached files, nothing else may
+    /// move these.
+    ///
+    /// # Panics
+    /// It cannot be read.
+    #[must_use]
+    pub fn record_strictly(cache: &Path) -> Self {
+        Self::of(cache, true)
+    }
+
+    fn of(cache: &Path, strictly: bool) -> Self {
         Self {
             cache: cache.into(),
-            files: files(cache),
+            files: files(cache, strictly),
+            strictly,
         }
     }
 
@@ -68,7 +87,7 @@ impl Seal {
     /// # Panics
     /// The seal is broken.
     pub fn check(&self) {
-        let now = files(&self.cache);
+        let now = files(&self.cache, self.strictly);
         for (path, before) in &self.files {
             assert_eq!(
                 now.get(path),
@@ -113,10 +132,10 @@ pub fn linked(cache: &Path, layers: &Path) -> Vec<PathBuf> {
     blobs(cache).filter(more).collect()
 }
 
-fn files(cache: &Path) -> BTreeMap<PathBuf, Inode> {
+fn files(cache: &Path, strictly: bool) -> BTreeMap<PathBuf, Inode> {
     blobs(cache)
         .map(|path| {
-            let inode = inode(&path);
+            let inode = inode(&path, strictly);
             (path, inode)
         })
         .collect()
@@ -136,7 +155,7 @@ fn blobs(cache: &Path) -> impl Iterator<Item = PathBuf> {
         .map(walkdir::DirEntry::into_path)
 }
 
-fn inode(path: &Path) -> Inode {
+fn inode(path: &Path, strictly: bool) -> Inode {
     let bytes = fs::read(path).expect("a cached file");
     let metadata = fs::symlink_metadata(path).expect("a cached file");
     let attributes = xattr::list(path)
@@ -154,5 +173,9 @@ fn inode(path: &Path) -> Inode {
         owner: (metadata.uid(), metadata.gid()),
         modified: (metadata.mtime(), metadata.mtime_nsec()),
         attributes,
+        links: strictly.then(|| {
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            (metadata.nlink(), changed)
+        }),
     }
 }
