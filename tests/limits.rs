@@ -2,6 +2,7 @@
 //! the result's metadata: on farms of root, of a plain user, and, with overlays, of
 //! root again.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use proto::messages::unpack;
@@ -17,8 +18,23 @@ fn farms(limits: &[&str]) -> impl Iterator<Item = Farm> {
     let arguments: Vec<_> = limits.iter().flat_map(|limit| ["--limit", limit]).collect();
     As::possible().iter().map(move |who| {
         println!("{who:?}");
-        Setup::new(*who).arguments(&arguments).start()
+        let setup = Setup::new(*who).arguments(&arguments);
+        match group(*who) {
+            Some(group) => setup.arguments(&["--cgroup", &group]).start(),
+            None => setup.start(),
+        }
     })
+}
+
+/// A control group for a farm of root's, where the tests are told of a place for such
+/// (`tests/vm`).
+fn group(who: As) -> Option<String> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let place = std::env::var("HAYLOFT_TEST_CGROUP").ok();
+    let place = place.filter(|_| who == As::Root)?;
+    let group = format!("{place}/farm-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    std::fs::create_dir(&group).expect("a control group");
+    Some(group)
 }
 
 /// Enough inputs that a farm of root's lays the root over a layer.

@@ -122,8 +122,7 @@ mod tests {
 
     #[test]
     fn the_loader_of_a_dynamic_program_is_found() {
-        let own = std::env::current_exe().unwrap();
-        let loader = interpreter(&own).unwrap();
+        let loader = interpreter(Path::new("/bin/sh")).unwrap();
         assert!(Path::new(&loader).exists(), "{loader}");
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     /// The system call filter, compiled; empty where it is off.
     pub(crate) filter: Vec<seccompiler::sock_filter>,
     pub(crate) urgency: Urgency,
+    /// Control groups bound how many processes there are.
+    pub(crate) groups_bound_processes: bool,
     /// Where this process's arguments are.
     pub(crate) arguments: sys::Arguments,
 }
@@ -127,6 +129,13 @@ fn live(state: &mut State<'_>) -> Result<Report, StepFailure> {
     let plan = &state.shared.plan;
     let limits = plan.limits.with(&request.limits, &plan.maximum_limits);
     state.limits = limits.map_err(|_| stray(Errno::EINVAL))?;
+    if state.shared.groups_bound_processes
+        && let Some(most) = &mut state.limits[Limit::Processes]
+    {
+        // The group's limit, which is one more, is to be met first: it is the one that
+        // tells that it was.
+        *most = most.saturating_add(2);
+    }
     run_steps(state, Phase::Request, Some(&assignment))?;
     if let Some(rules) = &mut state.rules {
         allow_own(rules, state.shared.plan.root, &assignment).map_err(stray)?;

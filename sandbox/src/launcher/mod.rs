@@ -30,6 +30,7 @@ use crate::helper::Helper;
 use crate::id_map::IdPair;
 use crate::ids::Ids;
 use crate::init::Shared;
+use crate::limits::Limit;
 use crate::message::Reply;
 use crate::network::Networks;
 use crate::order::Order;
@@ -170,6 +171,9 @@ pub(crate) fn run(
     let urgency = Urgency::own().map_err(errno("learn the own priority"))?;
     // Sandboxes begin as copies of this process.
     sys::default_signals_but(libc::SIGPIPE).map_err(errno("reset signals"))?;
+    let groups_bound_processes = cgroups
+        .as_ref()
+        .is_some_and(|groups| groups.enforces(Limit::Processes));
     let mut launcher = Launcher {
         worker: worker.map_err(errno("look at the build directory"))?,
         overlays: false,
@@ -185,6 +189,7 @@ pub(crate) fn run(
             filter,
             arguments,
             urgency,
+            groups_bound_processes,
         },
         build,
         pool_size: config.pool_size,
