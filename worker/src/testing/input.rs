@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use proto::wire::protobuf::{Timestamp, UInt32Value};
 use proto::wire::remoteworker::desired_state::Executing;
 use proto::wire::rev2::{self, Action, Command, Directory};
 use proto::{Digest, DigestFunction};
@@ -54,6 +55,17 @@ impl Input {
             node_properties: None,
         };
         self.root.insert(name.into(), node);
+        self
+    }
+
+    /// With a mode and a time of modification of its own for a file in the root.
+    pub(crate) fn properties(mut self, name: &str, mode: u32, seconds: i64) -> Self {
+        let file = self.root.get_mut(name).unwrap();
+        file.node_properties = Some(rev2::NodeProperties {
+            unix_mode: Some(UInt32Value { value: mode }),
+            mtime: Some(Timestamp { seconds, nanos: 0 }),
+            ..Default::default()
+        });
         self
     }
 

@@ -125,6 +125,24 @@ async fn a_runner_that_takes_anothers_place_is_probed_anew() {
 }
 
 #[tokio::test]
+async fn a_file_with_a_mode_and_time_of_its_own_is_a_private_copy() {
+    if !root("a_file_with_a_mode_and_time_of_its_own_is_a_private_copy") {
+        return;
+    }
+    let mut farm = Farm::new(OTHER).await;
+    let input = Input::script("stat -c '%n %a %Y %h' own plain; cat own")
+        .file(&farm.storage, "own", b"same bytes")
+        .file(&farm.storage, "plain", b"same bytes")
+        .properties("own", 0o705, 1_234_567_890);
+    let response = farm.execute(input).await;
+    assert_eq!(code(&response), tonic::Code::Ok, "{response:?}");
+    let expected = "own 705 1234567890 1\nplain 444 946684800 2\nsame bytes";
+    let stdout = response.result.unwrap().stdout_digest;
+    assert_eq!(stdout, Some(digest(expected.as_bytes()).to_wire()));
+    farm.end().await;
+}
+
+#[tokio::test]
 async fn what_other_users_close_off_is_opened_by_the_runner() {
     if !root("what_other_users_close_off_is_opened_by_the_runner") {
         return;
