@@ -33,7 +33,14 @@ pub enum PlatformError {
     /// More than 1,000 properties.
     #[error("platform has {0} properties, more than the 1000 allowed")]
     TooMany(usize),
+    /// More than 64 KiB of names and values.
+    #[error("platform properties have {0} bytes, more than the {MAXIMUM_BYTES} allowed")]
+    TooLarge(usize),
 }
+
+/// What the names and values of a platform may have together. They are kept for each
+/// queue, and are labels of metrics.
+const MAXIMUM_BYTES: usize = 64 << 10;
 
 impl PlatformKey {
     /// The key of a message's platform; none at all is the platform without properties.
@@ -44,6 +51,11 @@ impl PlatformKey {
         let properties = platform.map_or(&[][..], |platform| &platform.properties);
         if properties.len() > 1000 {
             return Err(PlatformError::TooMany(properties.len()));
+        }
+        let sizes = properties.iter().map(|it| it.name.len() + it.value.len());
+        let size = sizes.sum();
+        if size > MAXIMUM_BYTES {
+            return Err(PlatformError::TooLarge(size));
         }
         for pair in properties.windows(2) {
             let [a, b] = pair else { continue };

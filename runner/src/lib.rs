@@ -34,6 +34,7 @@ use daemon::{Address, Endpoint};
 pub use config::{Config, Importance, Root, UidRange};
 pub use error::{Error, StartError};
 pub use limits::CommandLimits;
+pub use request::validate;
 
 /// Runs a runner until it is told to stop (SIGTERM or SIGINT: commands under way
 /// are finished, a second one kills them). Call it while the process has one

@@ -37,7 +37,7 @@ pub(crate) fn without_timeout(request: runner::RunRequest) -> runner_extension::
 ///
 /// # Errors
 /// [`Error::Field`] naming the field.
-pub(crate) fn validate(
+pub fn validate(
     request: runner_extension::RunRequest,
     set_tmpdir: bool,
 ) -> Result<sandbox::RunRequest, Error> {

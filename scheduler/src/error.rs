@@ -89,6 +89,9 @@ pub enum Error {
         /// What says so.
         setting: &'static str,
     },
+    /// The queue has as many drains as it may.
+    #[error("the queue has {0} drains already, the most that are allowed")]
+    TooManyDrains(usize),
     /// Nobody knows the operation, or no longer.
     #[error("operation {0:?} does not exist")]
     UnknownOperation(String),
@@ -152,9 +155,10 @@ impl From<Error> for Status {
             Error::Undecodable { .. } | Error::Invalid { .. } | Error::Timeout(_) => {
                 Self::invalid_argument(message)
             }
-            Error::TooLarge { .. } | Error::TooManyQueued { .. } | Error::DuplicateWorker(_) => {
-                Self::resource_exhausted(message)
-            }
+            Error::TooLarge { .. }
+            | Error::TooManyQueued { .. }
+            | Error::TooManyDrains(_)
+            | Error::DuplicateWorker(_) => Self::resource_exhausted(message),
             Error::NoWorkers {
                 just_started: true, ..
             }

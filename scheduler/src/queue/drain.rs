@@ -18,6 +18,9 @@ use crate::error::Error;
 /// Pairs, all of which must be among those of a worker's id for it to match.
 pub type Pattern = BTreeMap<String, String>;
 
+/// The most drains of one queue: each worker is held against all of them.
+const MAXIMUM_DRAINS: usize = 1000;
+
 /// The drains of one queue, and since when they are.
 #[derive(Debug, Default)]
 pub(super) struct Drains(pub(super) BTreeMap<Pattern, SystemTime>);
@@ -39,12 +42,16 @@ impl Queue {
     /// Adds a drain; one that is there stays as it is.
     ///
     /// # Errors
-    /// [`Error::UnknownQueue`].
+    /// [`Error::UnknownQueue`], [`Error::TooManyDrains`].
     pub fn add_drain(&mut self, now: Now, name: &QueueName, pattern: Pattern) -> Result<(), Error> {
         self.advance(now);
         let id = self.queue_named(name)?;
         if let Some(queue) = self.platforms.get_mut(id) {
-            queue.drains.0.entry(pattern).or_insert(now.wall);
+            let drains = &mut queue.drains.0;
+            if drains.len() >= MAXIMUM_DRAINS && !drains.contains_key(&pattern) {
+                return Err(Error::TooManyDrains(MAXIMUM_DRAINS));
+            }
+            drains.entry(pattern).or_insert(now.wall);
         }
         self.apply_drains(now, id);
         Ok(())

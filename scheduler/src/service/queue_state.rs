@@ -14,6 +14,7 @@ use proto::wire::buildqueuestate::{
     kill_operations_request, list_invocation_children_request, list_queued_operations_request,
     list_workers_request,
 };
+use proto::wire::rpc;
 use proto::wire::scheduler_extension::explanation_server::Explanation;
 use proto::wire::scheduler_extension::{ExplainRequest, Waiting};
 use proto::{InstanceName, PlatformKey};
@@ -77,9 +78,7 @@ impl BuildQueueState for QueueStateService {
     ) -> Result<Response<()>, Status> {
         use kill_operations_request::filter::Type;
         let (_, caller, request) = request.into_parts();
-        let status = request.status.filter(|status| status.code != 0);
-        let status = status
-            .ok_or_else(|| Error::invalid("status", "is missing, or says that all went well"))?;
+        let status = killing_status(request.status)?;
         match request.filter.and_then(|filter| filter.r#type) {
             None => return Err(Error::invalid("filter.type", "is missing").into()),
             Some(Type::OperationName(name)) => {
@@ -228,6 +227,29 @@ impl Explanation for QueueStateService {
         let waiting = self.0.operate(|queue, now| queue.explain(now, name))?;
         Ok(Response::new(waiting))
     }
+}
+
+/// The status that operations are ended with, as their clients will have it.
+fn killing_status(status: Option<rpc::Status>) -> Result<rpc::Status, Error> {
+    let mut status = status
+        .filter(|status| status.code != 0)
+        .ok_or_else(|| Error::invalid("status", "is missing, or says that all went well"))?;
+    if !(1..=16).contains(&status.code) {
+        let reason = format!("{} is no code of gRPC's", status.code);
+        return Err(Error::invalid("status.code", reason));
+    }
+    let cut = Status::new(status.code.into(), std::mem::take(&mut status.message));
+    status.message = proto::status::bounded(&cut).message().to_owned();
+    let details = status.details.iter();
+    let size: usize = details
+        .map(|any| any.type_url.len() + any.value.len())
+        .sum();
+    if size > proto::status::MAXIMUM_DETAILS {
+        let most = proto::status::MAXIMUM_DETAILS;
+        let reason = format!("{size} bytes exceed the {most} allowed");
+        return Err(Error::invalid("status.details", reason));
+    }
+    Ok(status)
 }
 
 fn drain(request: AddOrRemoveDrainRequest) -> Result<(QueueName, Pattern), Error> {

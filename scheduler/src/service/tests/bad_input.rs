@@ -15,6 +15,17 @@ async fn refused(farm: &Farm, request: ExecuteRequest) -> Status {
     }
 }
 
+/// As many as fit into an Action that may be read here.
+fn many_properties() -> Platform {
+    let property = |number| Property {
+        name: format!("{number:06}"),
+        value: String::new(),
+    };
+    Platform {
+        properties: (0..30_000).map(property).collect(),
+    }
+}
+
 #[tokio::test]
 async fn wrong_requests_are_refused_with_the_code_and_the_name_of_the_thing() {
     let farm = Farm::start(Settings {
@@ -141,6 +152,14 @@ async fn wrong_requests_are_refused_with_the_code_and_the_name_of_the_thing() {
             "has os=\"linux\", not \"plan9\"".into(),
         ),
         (
+            with_action(Action {
+                platform: Some(many_properties()),
+                ..action_of("x")
+            }),
+            Code::InvalidArgument,
+            "action.platform: platform has 30000 properties".into(),
+        ),
+        (
             request(timeout(-1)),
             Code::InvalidArgument,
             "timeout of -1 s".into(),
@@ -250,6 +269,13 @@ async fn workers_calls_that_are_wrong_are_refused() {
                 ..good.clone()
             },
             "instance_name_prefix",
+        ),
+        (
+            SynchronizeRequest {
+                platform: Some(many_properties()),
+                ..good.clone()
+            },
+            "platform: platform has 30000 properties",
         ),
         (
             SynchronizeRequest {

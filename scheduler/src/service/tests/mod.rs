@@ -3,6 +3,7 @@
 
 mod authorization;
 mod bad_input;
+mod bad_operators;
 mod clients;
 mod log;
 mod metrics;

@@ -3,9 +3,9 @@
 use proto::wire::buildqueuestate::build_queue_state_client::BuildQueueStateClient;
 use proto::wire::buildqueuestate::{
     AddOrRemoveDrainRequest, GetOperationRequest, InvocationName, KillOperationsRequest,
-    ListDrainsRequest, ListInvocationChildrenRequest, ListOperationsRequest,
-    ListQueuedOperationsRequest, ListWorkersRequest, PlatformQueueName, SizeClassQueueName,
-    TerminateWorkersRequest, kill_operations_request, list_workers_request,
+    ListDrainsRequest, ListInvocationChildrenRequest, ListQueuedOperationsRequest,
+    ListWorkersRequest, PlatformQueueName, SizeClassQueueName, TerminateWorkersRequest,
+    kill_operations_request, list_workers_request,
 };
 use proto::wire::rpc;
 use proto::wire::scheduler_extension::explanation_client::ExplanationClient;
@@ -14,7 +14,7 @@ use tonic::Code;
 
 use super::*;
 
-fn queue() -> Option<SizeClassQueueName> {
+pub(super) fn queue() -> Option<SizeClassQueueName> {
     Some(SizeClassQueueName {
         platform_queue_name: Some(PlatformQueueName {
             instance_name_prefix: String::new(),
@@ -24,7 +24,7 @@ fn queue() -> Option<SizeClassQueueName> {
     })
 }
 
-fn root() -> Option<InvocationName> {
+pub(super) fn root() -> Option<InvocationName> {
     Some(InvocationName {
         size_class_queue_name: queue(),
         ids: Vec::new(),
@@ -153,43 +153,6 @@ async fn workers_are_drained_and_terminated_once_their_actions_are_done() {
     worker.complete(action, 0).await;
     ended.await.unwrap();
     client.response().await;
-}
-
-#[tokio::test]
-async fn wrong_requests_are_refused_and_the_field_named() {
-    let farm = Farm::start(Settings::default()).await;
-    let mut operator = BuildQueueStateClient::new(farm.connect());
-    let refused = |status: Status, field: &str| {
-        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-        assert!(status.message().starts_with(field), "{status}");
-    };
-    let list = operator
-        .list_operations(ListOperationsRequest::default())
-        .await;
-    refused(list.unwrap_err(), "page_size");
-    let list = operator
-        .list_operations(ListOperationsRequest {
-            page_size: 1,
-            filter_stage: 77,
-            ..Default::default()
-        })
-        .await;
-    refused(list.unwrap_err(), "filter_stage");
-    let workers = operator.list_workers(ListWorkersRequest::default()).await;
-    refused(workers.unwrap_err(), "filter.type");
-    let kill = operator
-        .kill_operations(KillOperationsRequest::default())
-        .await;
-    refused(kill.unwrap_err(), "status");
-    let drains = operator.list_drains(ListDrainsRequest::default()).await;
-    refused(drains.unwrap_err(), "size_class_queue_name");
-    let huge = TerminateWorkersRequest {
-        worker_id_pattern: HashMap::from([("host".into(), "x".repeat(1 << 20))]),
-    };
-    refused(
-        operator.terminate_workers(huge).await.unwrap_err(),
-        "worker_id_pattern",
-    );
 }
 
 #[tokio::test]

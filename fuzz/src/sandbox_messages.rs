@@ -1,11 +1,11 @@
-//! The protocol between the two halves of the runner. The first byte says which kind of
-//! message the others are taken for.
-#![no_main]
-
-use libfuzzer_sys::fuzz_target;
 use sandbox::{Reply, Request, RunRequest};
 
-fuzz_target!(|bytes: &[u8]| {
+/// The protocol between the two halves of the runner. The first byte says which kind of
+/// message the others are taken for.
+///
+/// # Panics
+/// What is taken is not the same when it is sent on.
+pub fn sandbox_messages(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else {
         return;
     };
@@ -28,4 +28,4 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
-});
+}
