@@ -4,6 +4,8 @@
 
 mod standing;
 
+use std::sync::Arc;
+
 use daemon::Metrics;
 use daemon::metrics::{Counter, Family, Histogram, exponential_buckets};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -15,11 +17,12 @@ pub use standing::Standing;
 
 const BUILDBARN: &str = "buildbarn_builder_in_memory_build_queue";
 
-/// The queue that a number is about.
+/// The queue that a number is about. Events are counted while the queue is locked, so
+/// that this is to be had cheaply.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
-    instance_name_prefix: String,
-    platform: String,
+    instance_name_prefix: Arc<str>,
+    platform: Arc<str>,
     size_class: u32,
 }
 
@@ -41,8 +44,8 @@ impl Of {
             serde_json::json!({"properties": properties})
         };
         Self {
-            instance_name_prefix: prefix.to_string(),
-            platform: platform.to_string(),
+            instance_name_prefix: prefix.as_str().into(),
+            platform: platform.to_string().into(),
             size_class,
         }
     }
@@ -105,6 +108,8 @@ pub struct QueueMetrics {
     workers_created: Family<Of, Counter>,
     workers_terminating: Family<Of, Counter>,
     workers_removed: Family<Removed, Counter>,
+    /// Of the event before this one.
+    last: Option<(Arc<QueueName>, Of)>,
 }
 
 impl Default for QueueMetrics {
@@ -122,6 +127,7 @@ impl Default for QueueMetrics {
             workers_created: Family::default(),
             workers_terminating: Family::default(),
             workers_removed: Family::default(),
+            last: None,
         }
     }
 }
@@ -193,8 +199,15 @@ impl QueueMetrics {
     }
 
     /// Counts what happened.
-    pub fn count(&self, event: &Event) {
-        let of = Of::queue(&event.queue);
+    pub fn count(&mut self, event: &Event) {
+        let of = match &self.last {
+            Some((queue, of)) if Arc::ptr_eq(queue, &event.queue) => of.clone(),
+            _ => {
+                let of = Of::queue(&event.queue);
+                self.last = Some((event.queue.clone(), of.clone()));
+                of
+            }
+        };
         match event.what {
             What::Submitted(flight) => {
                 let outcome = match flight {
