@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use serde_json::json;
 use tests::processes::Process;
@@ -16,11 +17,17 @@ use crate::lone_runner::{LoneRunner, Place};
 /// what allocators keep, but no launch's share of anything.
 const GROWTH_KIB: u64 = 8 << 10;
 
+/// How many networks a launcher may keep for a pool of one sandbox: that one, those that
+/// as many as may be on their way out leave, and two of its own:
+/// where it is, and where the sandbox that waits is.
+const MOST_NETWORKS: usize = 1 + 16 + 2;
+
 /// What a runner holds when nothing runs.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     processes: usize,
-    /// Of both halves and of the sandboxes that wait.
+    /// Of both halves and of the sandboxes that wait, but those of networks that the
+    /// launcher keeps to use them again: how many these are changes.
     descriptors: usize,
     mounts: usize,
     networks: usize,
@@ -35,8 +42,14 @@ fn family(runner: &LoneRunner) -> Vec<i32> {
 
 fn held(runner: &LoneRunner) -> Held {
     let family = family(runner);
-    let count = |pid: &i32, folder: &str| {
-        fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, Iterator::count)
+    let is_network =
+        |name: &Path| name.starts_with("/proc") || name.to_string_lossy().starts_with("net:");
+    let others = |pid: &i32| {
+        let all = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let names = all.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        names.filter(|name| !is_network(name)).count()
     };
     let networks: BTreeSet<_> = family
         .iter()
@@ -48,13 +61,21 @@ fn held(runner: &LoneRunner) -> Held {
         .flatten();
     Held {
         processes: family.len(),
-        descriptors: family.iter().map(|pid| count(pid, "fd")).sum(),
+        descriptors: family.iter().map(others).sum(),
         mounts: mounts.expect("the launcher's mounts").lines().count(),
         networks: networks.len(),
         groups: groups
             .filter(|entry| entry.file_name().to_string_lossy().contains("hayloft"))
             .count(),
     }
+}
+
+/// How many network namespaces the launcher has open.
+fn networks_kept(runner: &LoneRunner) -> usize {
+    let all = fs::read_dir(format!("/proc/{}/fd", runner.pid())).expect("descriptors");
+    let names = all.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    let namespaces = names.filter(|name| name.to_string_lossy().starts_with("net:"));
+    namespaces.count()
 }
 
 /// The memory of the launcher and of its first child, the service half.
@@ -106,6 +127,8 @@ fn launches_leave_nothing() {
             }
             (now == before).then_some(now)
         });
+        let kept = networks_kept(&runner);
+        assert!(kept <= MOST_NETWORKS, "{kept} networks are kept");
         let grown = memory(&runner).saturating_sub(memory_before);
         assert!(
             grown <= GROWTH_KIB,
