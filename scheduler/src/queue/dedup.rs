@@ -25,9 +25,12 @@ impl Dedup {
         }
     }
 
-    pub(super) fn remove(&mut self, job: &Job) {
-        // A task marked do_not_cache has no entry: the digest covers the mark.
-        self.0.remove(&(job.instance.clone(), job.digest));
+    /// Takes a task out, if it is the one that would be found.
+    pub(super) fn remove(&mut self, job: &Job, task: TaskId) {
+        let key = (job.instance.clone(), job.digest);
+        if self.0.get(&key) == Some(&task) {
+            self.0.remove(&key);
+        }
     }
 }
 
@@ -48,8 +51,20 @@ mod tests {
         let mut other = job("a", b"x");
         other.digest = Digest::of(DigestFunction::Sha1, b"x");
         assert_eq!(dedup.find(&other), None);
-        dedup.remove(&first);
+        dedup.remove(&first, TaskId(1));
         assert_eq!(dedup.find(&first), None);
+    }
+
+    #[test]
+    fn a_task_takes_out_no_other() {
+        let mut dedup = Dedup::default();
+        let same = job("a", b"x");
+        dedup.insert(&same, TaskId(1));
+        dedup.insert(&same, TaskId(2));
+        dedup.remove(&same, TaskId(1));
+        assert_eq!(dedup.find(&same), Some(TaskId(2)));
+        dedup.remove(&same, TaskId(2));
+        assert_eq!(dedup.find(&same), None);
     }
 
     #[test]

@@ -65,11 +65,14 @@ pub(super) struct Invocation {
     /// Unfinished tasks of it and of its descendants. One that several of these want
     /// counts for each.
     pub(super) tasks: usize,
+    /// Those of them that are executed, counted likewise.
+    pub(super) started: usize,
     /// Those of them that are queued, and directly its own.
     pub(super) order: Order,
     /// How many are queued in its descendants.
     pub(super) queued_below: usize,
-    /// How many workers execute tasks of it or of its descendants.
+    /// How many workers execute tasks of it or of its descendants. A task that
+    /// several of these want has one worker.
     pub(super) executing: u32,
     /// When it was last served: counts up.
     last_started: u64,
@@ -275,6 +278,7 @@ impl Invocations {
     pub(super) fn start(&mut self, ids: &[InvocationId]) {
         self.served += 1;
         let served = self.served;
+        self.count_started(ids, true);
         self.count(ids, |node| {
             node.executing += 1;
             node.last_started = served;
@@ -283,9 +287,57 @@ impl Invocations {
 
     /// A task of these invocations executes no more.
     pub(super) fn stop(&mut self, ids: &[InvocationId]) {
+        self.count_started(ids, false);
         self.count(ids, |node| {
             node.executing = node.executing.saturating_sub(1)
         });
+    }
+
+    /// A task that executes for `others` does so for one more invocation.
+    pub(super) fn start_also(&mut self, id: InvocationId, others: &[InvocationId]) {
+        self.served += 1;
+        let served = self.served;
+        self.count_started(&[id], true);
+        for id in self.only_of(id, others) {
+            let node = self.get_mut(id);
+            node.executing += 1;
+            node.last_started = served;
+        }
+        self.refresh(id);
+    }
+
+    /// A task executes for an invocation no more, but for `others`.
+    pub(super) fn stop_only(&mut self, id: InvocationId, others: &[InvocationId]) {
+        self.count_started(&[id], false);
+        for id in self.only_of(id, others) {
+            let node = self.get_mut(id);
+            node.executing = node.executing.saturating_sub(1);
+        }
+        self.refresh(id);
+    }
+
+    /// What an invocation belongs to, itself included, and none of the others does.
+    fn only_of(&self, id: InvocationId, others: &[InvocationId]) -> Vec<InvocationId> {
+        let mut own: Vec<_> = self.chain(id).collect();
+        for other in others {
+            let shared = |id| own.iter().position(|own| *own == id);
+            if let Some(shared) = self.chain(*other).find_map(shared) {
+                own.truncate(shared);
+            }
+        }
+        own
+    }
+
+    fn count_started(&mut self, ids: &[InvocationId], more: bool) {
+        for id in ids {
+            let mut next = Some(*id);
+            while let Some(id) = next {
+                let node = self.get_mut(id);
+                let was = node.started;
+                node.started = if more { was + 1 } else { was.saturating_sub(1) };
+                next = node.parent;
+            }
+        }
     }
 
     fn count(&mut self, ids: &[InvocationId], change: impl Fn(&mut Invocation)) {
@@ -296,14 +348,9 @@ impl Invocations {
             self.refresh(*id);
             return;
         }
-        let mut all: Vec<InvocationId> = Vec::with_capacity(4);
-        for id in ids {
-            for id in self.chain(*id) {
-                if !all.contains(&id) {
-                    all.push(id);
-                }
-            }
-        }
+        let mut all: Vec<_> = ids.iter().flat_map(|id| self.chain(*id)).collect();
+        all.sort_unstable();
+        all.dedup();
         for id in all {
             change(self.get_mut(id));
         }

@@ -44,7 +44,7 @@ impl Limits {
                 continue;
             };
             // Those whose cached result is still being looked up are to be queued too.
-            let waiting = node.tasks.saturating_sub(node.executing as usize);
+            let waiting = node.tasks.saturating_sub(node.started);
             if waiting >= limit as usize {
                 return Err(Error::TooManyQueued { limit, setting });
             }

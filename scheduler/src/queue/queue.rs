@@ -140,7 +140,7 @@ impl Queue {
     /// A worker that executes it hears so when it calls next.
     fn discard(&mut self, id: TaskId) -> Option<Task> {
         let mut task = self.tasks.remove(&id)?;
-        self.dedup.remove(&task.job);
+        self.dedup.remove(&task.job, id);
         if let Progress::Executing(key) = task.progress
             && let Some(worker) = self.workers.get_mut(&key)
             && worker.task.is_some_and(|assigned| assigned.task == id)

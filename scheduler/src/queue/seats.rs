@@ -75,12 +75,9 @@ impl Queue {
         match task.progress {
             Progress::CacheCheck => {}
             Progress::Queued => tree.queue(invocation, place, id),
-            Progress::Executing(_) => tree.stop(&task.invocations()),
+            Progress::Executing(_) => tree.start_also(invocation, &task.invocations()),
         }
         task.seats.push(Seat { invocation, place });
-        if let Progress::Executing(_) = task.progress {
-            tree.start(&task.invocations());
-        }
     }
 
     /// An operation of this invocation has left a task: its seat goes, or is as
@@ -112,22 +109,17 @@ impl Queue {
             return;
         };
         let tree = &mut queue.invocations;
-        let executing = matches!(task.progress, Progress::Executing(_));
-        if executing {
-            tree.stop(&task.invocations());
-        }
         let seat = task.seats.remove(index);
         match task.progress {
             Progress::CacheCheck => {}
             Progress::Queued => tree.unqueue(invocation, seat.place),
-            Progress::Executing(_) => tree.start(&task.invocations()),
+            Progress::Executing(_) => {
+                tree.stop_only(invocation, &task.invocations());
+                self.freed.insert(task.platform);
+            }
         }
         tree.count_task(invocation, false);
         tree.unpin(invocation);
-        if executing {
-            let platform = task.platform;
-            self.freed.insert(platform);
-        }
     }
 
     fn move_seat(&mut self, id: TaskId, invocation: InvocationId, level: Level) {

@@ -17,7 +17,7 @@ use super::operation::{Ended, Operation, Stage, State, View};
 use super::queue::{Queue, failure};
 use super::retry::Attempts;
 use super::size_class;
-use super::task::{Job, Progress, Task, TaskId};
+use super::task::{Job, Progress, SHARED, Task, TaskId};
 use super::time::{Now, Timer};
 use super::timeout::Timeouts;
 use crate::error::Error;
@@ -116,6 +116,7 @@ impl Queue {
 
         if let Some(id) = self.dedup.find(&job)
             && let Some(task) = self.tasks.get_mut(&id)
+            && task.operations.len() < SHARED
         {
             let others = task.operations.iter();
             let mut others = others.filter_map(|other| self.operations.get(other));

@@ -18,6 +18,11 @@ use super::worker::WorkerKey;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(pub(super) u64);
 
+/// So many operations share one task. A client that wants the action beyond them
+/// begins another, which counts as queued: to join and to leave costs the more the
+/// more there are.
+pub(super) const SHARED: usize = 1000;
+
 /// What a worker is given to do.
 #[derive(Clone, Debug)]
 pub struct Job {

@@ -213,6 +213,30 @@ fn an_operation_nobody_waits_for_is_removed_after_a_minute_and_its_task_ends() {
 }
 
 #[test]
+fn so_many_share_a_task_and_the_next_begins_another() {
+    let mut farm = Farm::new(Settings::default());
+    farm.hold("a");
+    let operations: Vec<_> = (0..=crate::queue::task::SHARED)
+        .map(|client| {
+            let client = of(&[&client.to_string()], "x");
+            farm.try_submit(client).unwrap().operation
+        })
+        .collect();
+    let (beyond, shared) = operations.split_last().unwrap();
+    assert!(shared.iter().all(|it| farm.stage(*it) == Stage::Executing));
+    assert_eq!(farm.stage(*beyond), Stage::Queued);
+    let further = farm.try_submit(of(&["further"], "x")).unwrap().operation;
+    // The first task's end lets go of it alone: the second is joined again.
+    let given = executes(&farm.sync("a", Report::Completed(digest("x"), ok())));
+    assert_eq!(given, Some(digest("x")));
+    let last = farm.try_submit(of(&["last"], "x")).unwrap().operation;
+    for operation in [*beyond, further, last] {
+        assert_eq!(farm.stage(operation), Stage::Executing);
+    }
+    assert_eq!(farm.queue.tasks.len(), 1);
+}
+
+#[test]
 fn a_cancelled_action_ends_only_with_its_last_operation_and_its_worker_hears_of_it() {
     let mut farm = Farm::new(Settings::default());
     farm.hold("a");

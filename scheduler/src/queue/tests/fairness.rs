@@ -234,6 +234,30 @@ fn what_exceeds_the_limit_of_queued_actions_is_refused_by_name() {
 }
 
 #[test]
+fn an_executing_action_that_several_invocations_want_is_queued_in_none() {
+    let mut farm = farm(Settings {
+        limits: Limits {
+            queued_per_tenant: Some(2),
+            ..Limits::default()
+        },
+        ..Settings::default()
+    });
+    farm.hold("1");
+    let shared: Vec<_> = ["a", "b", "c", "d"]
+        .map(|run| farm.try_submit(of(&["t", run], "shared")).unwrap())
+        .into();
+    farm.queue.cancel(farm.now, shared[0].operation).unwrap();
+    for content in ["x", "y"] {
+        farm.try_submit(of(&["t", "a"], content)).unwrap();
+    }
+    assert!(farm.try_submit(of(&["t", "a"], "z")).is_err());
+    // One that goes back to the queue counts for each again.
+    farm.pass(61);
+    assert_eq!(farm.stage(shared[1].operation), Stage::Queued);
+    assert!(farm.try_submit(of(&["t", "a"], "z")).is_err());
+}
+
+#[test]
 fn what_exceeds_the_limit_of_executing_actions_waits_though_workers_are_idle() {
     let mut farm = farm(Settings {
         limits: Limits {

@@ -304,6 +304,13 @@ pub(super) fn check_queue(queue: &Queue) {
             "a worker idles while a task waits"
         );
     }
+    for id in queue.platforms.ids() {
+        let tasks = queue.tasks.values().filter(|task| task.platform == id);
+        let started = tasks.filter(|t| matches!(t.progress, task::Progress::Executing(_)));
+        let started: Vec<_> = started.map(task::Task::invocations).collect();
+        let platform = queue.platforms.get(id).unwrap();
+        tree::check_started(&platform.invocations, &started);
+    }
     for worker in queue.workers.values().filter(|w| w.blocked.is_some()) {
         assert!(worker.task.is_none());
     }
