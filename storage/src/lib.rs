@@ -17,6 +17,7 @@ pub mod error;
 pub mod front;
 pub mod hold;
 pub mod local;
+mod pages;
 pub mod program;
 pub mod serve;
 pub mod store;

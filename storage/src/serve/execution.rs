@@ -1,7 +1,6 @@
 //! Execution and Operations, passed on to the scheduler.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use daemon::{Channel, Shutdown};
 use futures::StreamExt as _;
@@ -17,17 +16,15 @@ use proto::wire::rev2::execution_client::ExecutionClient;
 use proto::wire::rev2::execution_server::{Execution, ExecutionServer};
 use proto::wire::rev2::{ExecuteRequest, WaitExecutionRequest};
 use proto::{Digest, DigestFunction, InstanceName};
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tonic::metadata::BinaryMetadataKey;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::MAXIMUM_MESSAGE;
 use super::field::instance;
+use super::holdings::{Holding, Holdings};
 use crate::authorizers::{Authorizers, Call};
 use crate::client::classify;
 use crate::hold::Holder;
-use crate::local::Held;
 
 /// Who a call is made for (REv2 RequestMetadata). The scheduler shares its workers
 /// fairly by it.
@@ -39,6 +36,7 @@ const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-
 pub struct ExecutionForwarder {
     shutdown: Shutdown,
     holder: Option<Holder>,
+    holdings: Holdings,
     authorizers: Arc<Authorizers>,
     execution: ExecutionClient<Channel>,
     operations: OperationsClient<Channel>,
@@ -58,6 +56,7 @@ impl ExecutionForwarder {
         let forwarder = Self {
             shutdown,
             holder,
+            holdings: Holdings::default(),
             authorizers,
             // Results can carry standard output and files inline.
             execution: ExecutionClient::new(scheduler.clone())
@@ -94,52 +93,20 @@ pub(super) fn forwarded<T>(request: Request<T>) -> Request<T> {
 
 type OperationStream = BoxStream<'static, Result<Operation, Status>>;
 
-/// How long what an action needs is held for a client that went away: it may come
-/// back with WaitExecution.
-const RETURN: Duration = Duration::from_secs(60);
-
-/// Holds what an action needs while its stream lasts, and some time longer if the
-/// stream ends before the action.
-#[derive(Default)]
-struct Holding {
-    held: Option<JoinHandle<Vec<Held>>>,
-    done: bool,
-}
-
-impl Holding {
-    fn hear(&mut self, operation: &Result<Operation, Status>) {
-        self.done |= operation.as_ref().is_ok_and(|operation| operation.done);
-    }
-}
-
-impl Drop for Holding {
-    fn drop(&mut self) {
-        // What a task gives is dropped when nobody waits for it.
-        let Some(held) = self.held.take().filter(|_| !self.done) else {
-            return;
-        };
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                tokio::time::sleep(RETURN).await;
-                drop(held);
-            });
-        }
-    }
-}
-
 impl ExecutionForwarder {
     fn hold(&self, request: &ExecuteRequest) -> Holding {
-        let held = self.holder.clone().and_then(|holder| {
+        let walk = self.holder.clone().and_then(|holder| {
             // Whatever is wrong with these, the scheduler will say it.
             let instance = InstanceName::new(&request.instance_name).ok()?;
             let wire = request.action_digest.as_ref()?;
             let function = DigestFunction::from_wire(request.digest_function, &wire.hash).ok()?;
             let action = Digest::from_wire(function, Some(wire)).ok()?;
-            Some(tokio::spawn(
-                async move { holder.hold(&instance, action).await },
-            ))
+            Some(async move { holder.hold(&instance, action).await })
         });
-        Holding { held, done: false }
+        match walk {
+            Some(walk) => self.holdings.begin(walk),
+            None => self.holdings.nothing(),
+        }
     }
 
     fn operations(
@@ -147,7 +114,9 @@ impl ExecutionForwarder {
         called: Result<Response<Streaming<Operation>>, Status>,
         mut holding: Holding,
     ) -> Result<Response<OperationStream>, Status> {
-        holding.done = called.is_err();
+        if called.is_err() {
+            holding.end();
+        }
         let stream = called.map_err(classify)?.into_inner();
         let told = self.shutdown.clone();
         let cancelled = async move { told.cancelled().await };
@@ -191,9 +160,10 @@ impl Execution for ExecutionForwarder {
         request: Request<WaitExecutionRequest>,
     ) -> Result<Response<OperationStream>, Status> {
         self.authorizers.follow(request.extensions()).await?;
+        let holding = self.holdings.again(&request.get_ref().name);
         let mut execution = self.execution.clone();
         let waiting = execution.wait_execution(forwarded(request)).await;
-        self.operations(waiting, Holding::default())
+        self.operations(waiting, holding)
     }
 }
 

@@ -7,6 +7,7 @@ mod capabilities;
 mod cas;
 mod execution;
 mod field;
+mod holdings;
 mod tree;
 mod uploads;
 

@@ -13,6 +13,7 @@ use tonic::Status;
 use super::MAXIMUM_BATCH;
 use super::field::{digest, unreadable};
 use crate::error::Error;
+use crate::pages;
 use crate::store::BlobStore;
 
 /// How many directories one message carries where the client does not say, and at
@@ -28,20 +29,6 @@ struct Walk {
 }
 
 impl Walk {
-    /// The next directories, as many as one message may carry.
-    fn take(&mut self) -> Vec<Digest> {
-        let mut some = Vec::new();
-        let mut total = 0;
-        while let Some(digest) = self.rest.front() {
-            total += digest.size();
-            if !some.is_empty() && (total > MAXIMUM_BATCH || some.len() == self.page) {
-                break;
-            }
-            some.extend(self.rest.pop_front());
-        }
-        some
-    }
-
     /// Notes a directory to be read, unless it has been noted before.
     ///
     /// A digest is what a client says; behind one may be a blob of any size that is
@@ -59,7 +46,8 @@ impl Walk {
     }
 
     async fn next(&mut self) -> Result<Vec<Directory>, Status> {
-        let some = self.take();
+        // As many as one message may carry.
+        let some = pages::take(&mut self.rest, self.page, MAXIMUM_BATCH);
         let read = self.blobs.read_batch(&self.instance, &some).await?;
         let mut directories = Vec::with_capacity(some.len());
         for (named, read) in some.iter().zip(read) {
