@@ -6,6 +6,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
 use super::*;
+use crate::cgroup::{Cgroup, CgroupChoice, Cgroups};
 use crate::limits::{Limit, Limits};
 use crate::policy::HostIds;
 use crate::sandbox::{NotRun, Sandbox, State};
@@ -69,6 +70,25 @@ fn output_files_are_one_run_s_alone() {
     assert_eq!(rejection.errno, Errno::EEXIST);
 }
 
+/// A sandbox that is ready, and its init's end of the channel.
+fn ready(pidfd: BorrowedFd<'_>, cgroup: Option<Cgroup>) -> (Sandbox, OwnedFd) {
+    let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+    let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
+    let sandbox = Sandbox {
+        state: State::Ready,
+        pid: Pid::from_raw(0),
+        pidfd: pidfd.try_clone_to_owned().unwrap(),
+        channel: ours,
+        host_id: 0,
+        network: None,
+        last: None,
+        silent: false,
+        mount_map: None,
+        cgroup,
+    };
+    (sandbox, theirs)
+}
+
 /// What a plain launcher cannot open a second time: its outputs must not exist.
 #[test]
 fn an_order_whose_sandbox_died_goes_to_another() {
@@ -80,28 +100,7 @@ fn an_order_whose_sandbox_died_goes_to_another() {
     std::fs::create_dir_all(directory.join("root")).unwrap();
     let build = std::fs::File::open(&directory).unwrap();
     let plan = plan();
-    let sandbox = || {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap();
-        let sandbox = Sandbox {
-            state: State::Ready,
-            pid: Pid::from_raw(0),
-            pidfd: build.try_clone().unwrap().into(),
-            channel: ours,
-            host_id: 0,
-            network: None,
-            last: None,
-            silent: false,
-            mount_map: None,
-            cgroup: None,
-        };
-        (sandbox, theirs)
-    };
+    let sandbox = || ready(build.as_fd(), None);
     let (mut dead, gone) = sandbox();
     drop(gone);
     let order = order(7, &request("stdout", "stderr")).unwrap();
@@ -120,4 +119,39 @@ fn an_order_whose_sandbox_died_goes_to_another() {
     drop(alive);
     assert!(!directory.join("root/proc").exists());
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn no_limits_of_a_refused_order_stay_on_a_sandbox() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP no_limits_of_a_refused_order_stay_on_a_sandbox: mounts need root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let groups = directory.path().join("groups");
+    std::fs::create_dir_all(&groups).unwrap();
+    std::fs::create_dir_all(directory.path().join("root")).unwrap();
+    std::fs::write(groups.join("cgroup.controllers"), "memory pids").unwrap();
+    std::fs::write(groups.join("cgroup.procs"), "").unwrap();
+    let mut cgroups = Cgroups::take(&CgroupChoice::At(groups.clone()))
+        .unwrap()
+        .unwrap();
+    let build = std::fs::File::open(directory.path()).unwrap();
+    let group = cgroups.make().unwrap();
+    let limits = groups.join(format!("sandbox-{}-0", std::process::id()));
+    let (mut sandbox, _init) = ready(build.as_fd(), Some(group));
+    let mut refuse = |input: &str| {
+        let mut request = request("stdout", "stderr");
+        request.input_root_directory = input.into();
+        let order = order(7, &request).unwrap();
+        let ran = sandbox.run(build.as_fd(), &plan(), Some(&cgroups), order);
+        assert!(matches!(ran, Err(NotRun::Rejected(_))));
+        matches!(sandbox.state, State::Ready)
+    };
+    // What is found before any is set leaves it as it was.
+    assert!(refuse("missing"));
+    assert!(!limits.join("pids.max").exists());
+    // When some may be set already, it is not used again.
+    std::fs::create_dir(limits.join("pids.max")).unwrap();
+    assert!(!refuse("root"));
 }

@@ -74,7 +74,7 @@ pub(crate) struct Sandbox {
 
 /// Why a sandbox did not take an order.
 pub(crate) enum NotRun {
-    /// The order cannot be carried out.
+    /// The order cannot be carried out. The sandbox is as it was, or leaves.
     Rejected(Rejection),
     /// The sandbox's init is dead; another one may have the order.
     Dead(Box<Order>),
@@ -173,6 +173,13 @@ impl Sandbox {
         let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
     }
 
+    /// Ends one that has limits of a command that it will not run: no other may have
+    /// them.
+    fn give_up(&mut self) {
+        self.kill();
+        self.state = State::Leaving;
+    }
+
     /// Takes one report; `false` when there is none (any more).
     pub(crate) fn take_report(&mut self) -> bool {
         match receive_datagram(self.channel.as_fd()) {
@@ -203,12 +210,15 @@ impl Sandbox {
         cgroups: Option<&Cgroups>,
         mut order: Order,
     ) -> Result<(), NotRun> {
-        self.limit(cgroups, &order.directions.limits)
-            .map_err(NotRun::Rejected)?;
         let map = self.mount_map.as_ref().map(AsFd::as_fd);
         order.open(build, plan, map).map_err(NotRun::Rejected)?;
+        if let Err(rejection) = self.limit(cgroups, &order.directions.limits) {
+            self.give_up();
+            return Err(NotRun::Rejected(rejection));
+        }
         if let Err(error) = send_datagram(self.channel.as_fd(), b"run", &order.descriptors()) {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            self.give_up();
             return Err(match errno {
                 Errno::EPIPE | Errno::ECONNRESET => NotRun::Dead(Box::new(order.returned())),
                 errno => NotRun::Rejected(Rejection::new("hand over to a sandbox", "", errno)),

@@ -400,8 +400,6 @@ impl Launcher<'_> {
                     }
                     Err(NotRun::Dead(order)) => {
                         self.orders.push_front(*order);
-                        sandbox.kill();
-                        sandbox.state = State::Leaving;
                     }
                 }
             }
