@@ -14,6 +14,7 @@
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::{Channel, Upstream};
 use proto::wire::tmp_installer::InstallTemporaryDirectoryRequest;
@@ -28,6 +29,10 @@ use crate::error::Error;
 
 /// Most bytes of a path or of a reason.
 const TEXT_BYTES: usize = sandbox::PATH_BYTES;
+
+/// How long an answer is waited for: a cleaner has its time, and whoever waits for a
+/// command hears of an attendant that hangs.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -262,9 +267,19 @@ impl Attendant {
     }
 
     async fn ask(&self, duty: Duty, path: String) -> Result<(), Status> {
-        let Self { stream, gone } = self.clone();
+        let asking = tokio::time::timeout(PATIENCE, self.exchange(duty, path));
+        asking.await.unwrap_or_else(|_| {
+            let seconds = PATIENCE.as_secs();
+            let reason = format!("the runner's attendant did not answer for {seconds} s");
+            Err(Status::unavailable(reason))
+        })
+    }
+
+    async fn exchange(&self, duty: Duty, path: String) -> Result<(), Status> {
+        // A call that is dropped while it waits here asks nothing.
+        let mut stream = Arc::clone(&self.stream).lock_owned().await;
+        let gone = self.gone.clone();
         let asked = tokio::spawn(async move {
-            let mut stream = stream.lock().await;
             let answer = async {
                 write(&mut stream, duty as u8, &path).await?;
                 Ok((stream.read_u8().await?, text(&mut stream).await?))
@@ -280,6 +295,67 @@ impl Attendant {
             Ok(Ok((code, reason))) => Err(Status::new(Code::from_i32(code.into()), reason)),
             Ok(Err(status)) => Err(status),
             Err(panic) => Err(Status::internal(panic.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    /// An attendant, and the stream on which it is asked.
+    fn attendant() -> (Attendant, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let attendant = Attendant {
+            stream: Arc::new(Mutex::new(ours)),
+            gone: CancellationToken::new(),
+        };
+        (attendant, theirs)
+    }
+
+    /// Begins what cannot end yet.
+    async fn begin<T>(call: impl Future<Output = T>) {
+        tokio::select! {
+            biased;
+            _ = call => panic!("ended"),
+            () = std::future::ready(()) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_asked() {
+        let (attendant, mut asked) = attendant();
+        let cleaning = {
+            let attendant = attendant.clone();
+            tokio::spawn(async move { attendant.clean().await })
+        };
+        let first = question(&mut asked).await.unwrap().unwrap();
+        assert_eq!(first.0, Duty::Clean);
+        // It hangs, and whoever asked gives up; so do others.
+        cleaning.abort();
+        for _ in 0..3 {
+            begin(pin!(attendant.install("no".into()))).await;
+        }
+        let mut next = pin!(attendant.check_pathnames());
+        begin(next.as_mut()).await;
+        write(&mut asked, 0, "").await.unwrap();
+        let answered = async {
+            let second = question(&mut asked).await.unwrap().unwrap();
+            assert_eq!(second.0, Duty::CheckPathnames);
+            write(&mut asked, 0, "").await.unwrap();
+        };
+        let (checked, ()) = tokio::join!(next, answered);
+        checked.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attendant_that_hangs_is_told_of() {
+        let (attendant, _asked) = attendant();
+        for _ in 0..2 {
+            let error = attendant.clean().await.unwrap_err();
+            assert!(error.to_string().contains("did not answer"), "{error}");
         }
     }
 }
