@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{MIB, blob, gather, open, root, sha256, stream};
 use proto::wire::rev2::ActionResult;
@@ -72,7 +73,13 @@ async fn on_the_small_disk() {
     let (digest, bytes) = blob(4, 3 << 20);
     let written = store.write(root(), digest, stream(&bytes, 65536));
     written.await.unwrap();
-    update(number).await.unwrap();
+    let opened = async {
+        while update(number).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let opened = tokio::time::timeout(Duration::from_secs(60), opened).await;
+    opened.unwrap();
     let got = actions.get(root(), sha256(&0u64.to_le_bytes())).await;
     assert!(got.unwrap().is_some());
     assert_eq!(

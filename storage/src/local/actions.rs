@@ -6,12 +6,18 @@
 //! Entries bear ascending ages, and when they take more than the limit the oldest
 //! go. A result that is asked for when half of the others are younger is given a
 //! new age; so those go that nobody asked for in a long time.
+//!
+//! A database that fails, on a full disk say, is opened again, but not more often than
+//! every few seconds: that can take long. Until then updates are refused, and while it
+//! is being opened no result is found.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use prost::Message as _;
@@ -28,6 +34,9 @@ use crate::store::ActionCache;
 /// How many updates one commit takes at most.
 const GROUP: usize = 1024;
 
+/// The time between two attempts to open a database that fails.
+const REOPEN: Duration = Duration::from_secs(5);
+
 /// Action results in a file, apart for each instance name.
 pub struct Actions {
     shared: Arc<Shared>,
@@ -40,6 +49,8 @@ struct Shared {
     path: PathBuf,
     limit: u64,
     switches: Switches,
+    /// See [`REOPEN`].
+    pause: Duration,
     /// Taken for writing only to open the database again. None while that fails.
     database: RwLock<Option<Opened>>,
     /// Of the last commit.
@@ -65,10 +76,15 @@ impl Actions {
     /// # Errors
     /// The file cannot be opened or written.
     pub fn open(path: &Path, limit: u64) -> Result<Self, Error> {
+        Self::open_pausing(path, limit, REOPEN)
+    }
+
+    fn open_pausing(path: &Path, limit: u64, pause: Duration) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             path: path.into(),
             limit,
             switches: Switches::default(),
+            pause,
             database: RwLock::new(None),
             next_age: AtomicU64::new(0),
             entries: AtomicU64::new(0),
@@ -107,8 +123,13 @@ impl Drop for Actions {
 }
 
 impl Shared {
-    fn database(&self) -> RwLockReadGuard<'_, Option<Opened>> {
-        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    /// None while it is being opened again: whoever asks does not wait for that.
+    fn database(&self) -> Option<RwLockReadGuard<'_, Option<Opened>>> {
+        match self.database.try_read() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Opens the database, after closing it if it is open.
@@ -139,18 +160,11 @@ impl Shared {
         self.entries.store(counts.entries, Ordering::Relaxed);
     }
 
-    /// Opens the database if it could not be opened before.
-    fn ensure_open(&self) -> Result<(), Error> {
-        // A statement of its own: reopening takes the lock.
-        let open = self.database().is_some();
-        if open { Ok(()) } else { self.reopen() }
-    }
-
     /// The result, and its age if it should have a new one. None while the database
-    /// cannot be opened: it is a cache, and without it actions run.
+    /// is not open: it is a cache, and without it actions run.
     fn read(&self, key: &[u8]) -> Result<Option<(ActionResult, Option<u64>)>, Error> {
         let guard = self.database();
-        let Some(opened) = guard.as_ref() else {
+        let Some(opened) = guard.as_ref().and_then(|guard| guard.as_ref()) else {
             return Ok(None);
         };
         let found = opened
@@ -167,21 +181,46 @@ impl Shared {
         Ok(Some((result, old.then_some(entry.age))))
     }
 
-    /// The writer's thread.
+    /// The writer's thread. *Working* → a commit fails → *failing*, where updates are
+    /// refused → the pause since the database was last opened is over, and it can be
+    /// opened → *working*.
     fn write(&self, waiting: &mpsc::Receiver<Request>) {
-        while let Ok(first) = waiting.recv() {
-            let mut group = vec![first];
-            group.extend(waiting.try_iter().take(GROUP - 1));
-            let committed = self.ensure_open().and_then(|()| self.commit(&group));
-            if let Err(error) = &committed {
-                tracing::error!(%error, "cannot write the action cache");
-                // A database does nothing more after a failure of its file (a full
-                // disk, say). Opened again it has what was committed. Where that
-                // fails too, the next update tries once more.
-                let open = self.database().is_some();
-                if open && let Err(error) = self.reopen() {
+        let mut failing: Option<Error> = None;
+        let mut opened = Instant::now();
+        loop {
+            let received = match failing {
+                None => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => {
+                    let rest = self.pause.saturating_sub(opened.elapsed());
+                    waiting.recv_timeout(rest)
+                }
+            };
+            if let Err(RecvTimeoutError::Disconnected) = received {
+                return;
+            }
+            // A database does nothing more after a failure of its file. Opened again
+            // it has what was committed.
+            if failing.is_some() && opened.elapsed() >= self.pause {
+                failing = self.reopen().err();
+                opened = Instant::now();
+                if let Some(error) = &failing {
                     tracing::error!(%error, "cannot open the action cache again");
                 }
+            }
+            let Ok(first) = received else {
+                continue;
+            };
+            let mut group = vec![first];
+            group.extend(waiting.try_iter().take(GROUP - 1));
+            let committed = match &failing {
+                Some(error) => Err(same(error)),
+                None => self.commit(&group),
+            };
+            if failing.is_none()
+                && let Err(error) = &committed
+            {
+                tracing::error!(%error, "cannot write the action cache");
+                failing = Some(same(error));
             }
             for request in group {
                 if let Request::Put { done, .. } = request {
@@ -194,8 +233,10 @@ impl Shared {
     }
 
     fn commit(&self, group: &[Request]) -> Result<(), Error> {
+        // Only this thread opens it again.
         let guard = self.database();
-        let opened = guard.as_ref().ok_or(Error::Stopping)?;
+        let opened = guard.as_ref().and_then(|guard| guard.as_ref());
+        let opened = opened.ok_or(Error::Stopping)?;
         let next_age = self.next_age.load(Ordering::Relaxed);
         let committed = opened.commit(group, next_age, self.limit);
         self.set(committed.map_err(|error| failure(&self.path, error))?);
@@ -270,7 +311,8 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_fails_the_update_and_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        let actions = Actions::open(&folder.path().join("actions"), 1 << 20).unwrap();
+        let path = folder.path().join("actions");
+        let actions = Actions::open_pausing(&path, 1 << 20, Duration::ZERO).unwrap();
         let instance = InstanceName::empty();
         let [before, during, after] =
             [1, 2, 3].map(|byte| Digest::of(DigestFunction::Sha256, &[byte]));
@@ -296,5 +338,38 @@ mod tests {
             assert_eq!(got.is_some(), there);
         }
         assert!(!folder.path().join("actions.damaged").exists());
+    }
+
+    #[tokio::test]
+    async fn a_database_that_failed_rests_before_it_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("actions");
+        let hour = Duration::from_secs(3600);
+        let actions = Actions::open_pausing(&path, 1 << 20, hour).unwrap();
+        let instance = InstanceName::empty();
+        let action = Digest::of(DigestFunction::Sha256, b"x");
+        let update = || actions.update(&instance, action, ActionResult::default());
+        update().await.unwrap();
+        let full = |full| actions.shared.switches.full.store(full, Ordering::SeqCst);
+        full(true);
+        update().await.unwrap_err();
+        full(false);
+        update().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_database_that_is_being_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let actions = Actions::open(&folder.path().join("actions"), 1 << 20).unwrap();
+        let instance = InstanceName::empty();
+        let action = Digest::of(DigestFunction::Sha256, b"x");
+        let update = actions.update(&instance, action, ActionResult::default());
+        update.await.unwrap();
+        {
+            let _opening = actions.shared.database.write().unwrap();
+            let found = actions.shared.read(&key(&instance, &action));
+            assert!(found.unwrap().is_none());
+        }
+        assert!(actions.get(&instance, action).await.unwrap().is_some());
     }
 }
