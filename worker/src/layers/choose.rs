@@ -10,7 +10,7 @@ use super::known::Node;
 use super::layer::Layer;
 use super::subtree::Subtree;
 use crate::cache::Tenant;
-use crate::root::{Choice, Cover};
+use crate::root::{Choice, Cover, Needed};
 
 /// A smaller subtree is linked with the rest: a layer of its own, which may be used
 /// once, takes a directory for each level down to it.
@@ -76,6 +76,7 @@ impl<'a> Cover for Chooser<'a> {
         &mut self,
         place: Self::Place,
         subtree: &Arc<Subtree>,
+        needed: &Needed,
         path: &dyn Fn() -> Vec<Component>,
     ) -> Choice {
         if subtree.entries < SMALLEST || self.layers.len() >= MOST {
@@ -96,6 +97,7 @@ impl<'a> Cover for Chooser<'a> {
             is_akin |= found.is_some();
             if let Some((difference, size)) = found
                 && size <= subtree.entries / NEAR
+                && !needed.is_hidden(subtree, &difference)
             {
                 self.layers.push(Arc::clone(layer));
                 return Choice::Differs(difference);

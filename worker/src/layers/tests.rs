@@ -24,12 +24,12 @@ use crate::root::{self, Materialise};
 use crate::testing::FakeStorage;
 
 /// A tree: paths and contents of files; a link begins with `->`.
-type Tree = BTreeMap<String, String>;
+pub(super) type Tree = BTreeMap<String, String>;
 
-struct Fixture {
-    directory: tempfile::TempDir,
+pub(super) struct Fixture {
+    pub(super) directory: tempfile::TempDir,
     storage: Arc<FakeStorage>,
-    cache: Arc<FileCache>,
+    pub(super) cache: Arc<FileCache>,
     layers: Arc<Layers>,
     directories: Directories,
     subtrees: Subtrees,
@@ -37,15 +37,15 @@ struct Fixture {
 }
 
 /// A root as an action gets it.
-struct Laid {
+pub(super) struct Laid {
     /// The first on top.
-    directories: Vec<PathBuf>,
+    pub(super) directories: Vec<PathBuf>,
     layers: Vec<Arc<super::Layer>>,
     /// Entries made for this root alone.
     entries: u64,
 }
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     bytes: 1 << 30,
     files: 100_000,
     policy: ReplacementPolicy::LeastRecentlyUsed,
@@ -53,7 +53,7 @@ const LIMITS: Limits = Limits {
 };
 
 impl Fixture {
-    fn new(limits: Limits, entries: u64) -> Self {
+    pub(super) fn new(limits: Limits, entries: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for name in ["cache", "build", "fresh"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
@@ -113,7 +113,7 @@ impl Fixture {
         self.storage.put(message.encode_to_vec())
     }
 
-    async fn subtree(&self, tree: &Tree) -> Arc<Subtree> {
+    pub(super) async fn subtree(&self, tree: &Tree) -> Arc<Subtree> {
         let root = self.store(tree);
         let (instance, tenant) = (InstanceName::empty(), Tenant::SHARED);
         let loading = self
@@ -124,7 +124,7 @@ impl Fixture {
     }
 
     /// Makes a root of a tree.
-    async fn lay(&mut self, tree: &Tree, needed: &[&str]) -> Result<Laid, Error> {
+    pub(super) async fn lay(&mut self, tree: &Tree, needed: &[&str]) -> Result<Laid, Error> {
         let root = self.subtree(tree).await;
         let (instance, tenant) = (InstanceName::empty(), Tenant::SHARED);
         let needed: Vec<_> = needed
@@ -196,7 +196,18 @@ fn look(directories: &[PathBuf], prefix: &str, tree: &mut Tree) {
     }
 }
 
-fn folder(name: &str, files: u32) -> Tree {
+/// Whether overlayfs shows a directory there: on each level the first that has the
+/// name decides.
+fn has_directory(directories: &[PathBuf], path: &str) -> bool {
+    let ends = path.match_indices('/').map(|(end, _)| end);
+    ends.chain([path.len()]).all(|end| {
+        let all = directories.iter().map(|top| top.join(&path[..end]));
+        let mut found = all.filter_map(|path| path.symlink_metadata().ok());
+        found.next().is_some_and(|stat| stat.is_dir())
+    })
+}
+
+pub(super) fn folder(name: &str, files: u32) -> Tree {
     let file = |n: u32| (format!("{name}/{n}"), format!("{name} {n}"));
     (0..files).map(file).collect()
 }
@@ -257,6 +268,22 @@ async fn a_file_where_a_directory_is_needed_is_refused_in_a_layer_too() {
             panic!("not refused");
         };
         assert_eq!(path, "a/7");
+    }
+}
+
+#[tokio::test]
+async fn what_a_layer_has_too_much_may_be_needed_by_outputs() {
+    for needed in ["in/gen", "in/gen/deep", "in/sub/gen"] {
+        let mut fixture = Fixture::new(LIMITS, 10_000);
+        let mut tree = folder("in", 150);
+        tree.extend(folder("in/sub", 50));
+        let plain = tree.clone();
+        tree.insert("in/gen/x".into(), "x".into());
+        tree.insert("in/sub/gen".into(), "y".into());
+        fixture.lay(&tree, &[]).await.unwrap();
+        let laid = fixture.lay(&plain, &[needed]).await.unwrap();
+        assert_eq!(shown(&laid.directories), plain);
+        assert!(has_directory(&laid.directories, needed), "{needed}");
     }
 }
 
@@ -351,8 +378,16 @@ async fn whatever_changes_every_root_is_what_was_asked_for() {
         let mut held = Vec::new();
         for _ in 0..40 {
             change(&mut tree, &mut random);
-            let laid = fixture.lay(&tree, &[]).await.unwrap();
+            let needed: Vec<_> = (0..random.random_range(0..3))
+                .map(|_| some(&mut random))
+                .filter(|path| is_free(&tree, path))
+                .collect();
+            let names: Vec<_> = needed.iter().map(String::as_str).collect();
+            let laid = fixture.lay(&tree, &names).await.unwrap();
             assert_eq!(shown(&laid.directories), tree, "seed {seed}");
+            for path in names {
+                assert!(has_directory(&laid.directories, path), "seed {seed}");
+            }
             held.push((laid, tree.clone()));
             let place = random.random_range(0..held.len());
             let (laid, tree) = &held[place];
@@ -364,12 +399,20 @@ async fn whatever_changes_every_root_is_what_was_asked_for() {
     }
 }
 
+/// A path.
+fn some(random: &mut StdRng) -> String {
+    let depth = random.random_range(1..4);
+    let names = (0..depth).map(|_| random.random_range(0..6).to_string());
+    names.collect::<Vec<_>>().join("/")
+}
+
+/// Whether neither a file nor a link is at a path, or above it.
+fn is_free(tree: &Tree, path: &str) -> bool {
+    let above = path.match_indices('/').map(|(end, _)| &path[..end]);
+    !above.chain([path]).any(|path| tree.contains_key(path))
+}
+
 fn change(tree: &mut Tree, random: &mut StdRng) {
-    let some = |random: &mut StdRng| {
-        let depth = random.random_range(1..4);
-        let names = (0..depth).map(|_| random.random_range(0..6).to_string());
-        names.collect::<Vec<_>>().join("/")
-    };
     let below = |path: &str, other: &str| {
         other == path
             || other

@@ -12,4 +12,4 @@ pub(crate) mod plan;
 pub(crate) use build::{Materialise, build, place};
 pub(crate) use devices::Devices;
 pub(crate) use inputs::{Inputs, Means};
-pub(crate) use plan::{Choice, Cover, Plan};
+pub(crate) use plan::{Choice, Cover, Needed, Plan};

@@ -58,11 +58,13 @@ pub(crate) trait Cover {
     /// The place of a directory in the one at `place`.
     fn below(&self, place: Self::Place, name: &Component) -> Self::Place;
 
-    /// Decides. `path` gives the names from the root down to it.
+    /// Decides. `needed` are the directories that outputs need in it; `path` gives the
+    /// names from the root down to it.
     fn choose(
         &mut self,
         place: Self::Place,
         subtree: &Arc<Subtree>,
+        needed: &Needed,
         path: &dyn Fn() -> Vec<Component>,
     ) -> Choice;
 }
@@ -75,7 +77,8 @@ pub(crate) enum Choice {
     Divide,
     /// It is there.
     There,
-    /// Another is there, which differs by this.
+    /// Another is there, which differs by this. It does not hide a directory that
+    /// outputs need ([`Needed::is_hidden`]).
     Differs(Difference),
 }
 
@@ -87,14 +90,20 @@ impl Cover for Everything {
 
     fn below(&self, (): (), _: &Component) {}
 
-    fn choose(&mut self, (): (), _: &Arc<Subtree>, _: &dyn Fn() -> Vec<Component>) -> Choice {
+    fn choose(
+        &mut self,
+        (): (),
+        _: &Arc<Subtree>,
+        _: &Needed,
+        _: &dyn Fn() -> Vec<Component>,
+    ) -> Choice {
         Choice::Make
     }
 }
 
 /// Directories that must be there, as a tree.
 #[derive(Default)]
-struct Needed(BTreeMap<Component, Needed>);
+pub(crate) struct Needed(BTreeMap<Component, Needed>);
 
 impl Needed {
     fn of(paths: &[RelativePath]) -> Self {
@@ -106,6 +115,26 @@ impl Needed {
             }
         }
         root
+    }
+
+    /// Whether one of them would have the name of a whiteout: where another tree is
+    /// there, which has something of that name, and the wanted one has nothing.
+    pub(crate) fn is_hidden(&self, wanted: &Subtree, difference: &Difference) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let mut removed = difference.removed.iter();
+        if removed.any(|name| self.0.contains_key(name)) {
+            return true;
+        }
+        difference.changed.iter().any(|(place, below)| {
+            let place = *place as usize;
+            let child = wanted.children.get(place);
+            let named = wanted.directory.directories.get(place);
+            let needed = named.and_then(|(name, _)| self.0.get(name));
+            let found = needed.zip(child);
+            found.is_some_and(|(needed, child)| needed.is_hidden(child, below))
+        })
     }
 }
 
@@ -165,7 +194,7 @@ impl Plan {
         while let Some(mut item) = stack.pop() {
             if let Task::Undecided(subtree) = item.task {
                 let path = || plan.path(item.parent, item.name.as_ref());
-                let choice = cover.choose(item.place, &subtree, &path);
+                let choice = cover.choose(item.place, &subtree, item.needed, &path);
                 item.task = Task::Decided(subtree, choice);
             }
             let there = matches!(item.task, Task::Decided(_, Choice::There));
