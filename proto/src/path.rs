@@ -11,6 +11,9 @@ pub struct Component(Box<str>);
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct RelativePath(Vec<Component>);
 
+/// Most bytes of a path (Linux `PATH_MAX`).
+const MAXIMUM_LENGTH: usize = 4096;
+
 /// Why a string is no name or path inside a tree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -26,7 +29,7 @@ pub enum PathError {
     /// A NUL byte.
     #[error("path {0:?} contains a NUL byte")]
     Nul(String),
-    /// A component over 255 bytes, or a path over 4096.
+    /// A component over 255 bytes, or a path over 4096, resolved or not.
     #[error("path {0:?}… is too long")]
     TooLong(String),
     /// The path is absolute.
@@ -91,7 +94,7 @@ impl RelativePath {
     /// # Errors
     /// The path is absolute, escapes the root, contains NUL or is too long.
     pub fn resolve(&self, path: &str) -> Result<Self, PathError> {
-        if path.len() > 4096 {
+        if path.len() > MAXIMUM_LENGTH {
             return Err(PathError::TooLong(path.chars().take(40).collect()));
         }
         if path.contains('\0') {
@@ -111,6 +114,10 @@ impl RelativePath {
                 }
                 name => components.push(Component::new(name)?),
             }
+        }
+        let total: usize = components.iter().map(|name| name.0.len() + 1).sum();
+        if total > MAXIMUM_LENGTH + 1 {
+            return Err(PathError::TooLong(path.chars().take(40).collect()));
         }
         Ok(Self(components))
     }
@@ -220,6 +227,17 @@ mod tests {
         assert_eq!(working.resolve("../z").unwrap().to_string(), "x/z");
         assert!(working.resolve("../../..").is_err());
         assert!(working.resolve("../..").unwrap().is_root());
+    }
+
+    #[test]
+    fn a_path_is_not_longer_for_being_relative_to_another() {
+        let working = RelativePath::new(&"a/".repeat(2000)).unwrap();
+        assert!(working.resolve(&"b/".repeat(48)).is_ok());
+        assert!(matches!(
+            working.resolve(&"b/".repeat(2000)),
+            Err(PathError::TooLong(_))
+        ));
+        assert!(working.resolve(&"../".repeat(1000)).is_ok());
     }
 
     proptest! {

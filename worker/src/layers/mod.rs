@@ -52,8 +52,8 @@ pub(crate) use subtree::{Entry, Subtree, Subtrees};
 /// A root of fewer entries than this is linked whole: an overlay costs as much as
 /// linking some 140 files, as `hayloft-bench roots` showed.
 pub(crate) const WORTHWHILE: u64 = 128;
-/// A deeper root is linked whole, so that as many descriptors suffice to put its
-/// outputs together.
+/// A root that is deeper, or that outputs make deeper, is linked whole, so that as many
+/// descriptors, and a thread's stack, suffice to put its outputs together.
 const DEEPEST: usize = 256;
 /// Layers that are made at a time for one action.
 const CONCURRENT: usize = 4;
@@ -109,9 +109,13 @@ impl Layers {
         }
     }
 
-    /// Whether a root is worth an overlay.
-    pub(crate) fn are_worthwhile(&self, root: &Subtree) -> bool {
-        self.limit > 0 && root.entries >= WORTHWHILE && root.depth <= DEEPEST
+    /// Whether a root in which outputs need these directories is worth an overlay.
+    pub(crate) fn are_worthwhile(&self, root: &Subtree, needed: &[RelativePath]) -> bool {
+        let deep = |path: &RelativePath| path.components().len() > DEEPEST;
+        self.limit > 0
+            && root.entries >= WORTHWHILE
+            && root.depth <= DEEPEST
+            && !needed.iter().any(deep)
     }
 
     /// Decides how to put a root together.

@@ -450,6 +450,24 @@ fn insert(tree: &mut Tree, path: &str, random: &mut StdRng) {
 }
 
 #[tokio::test]
+async fn a_root_that_outputs_make_deep_gets_no_layers() {
+    let fixture = Fixture::new(LIMITS, 10_000);
+    let root = fixture.subtree(&folder("a", 200)).await;
+    let worthwhile = |levels: usize| {
+        let path = RelativePath::new(&"d/".repeat(levels)).unwrap();
+        fixture.layers.are_worthwhile(&root, &[path])
+    };
+    assert!(worthwhile(super::DEEPEST));
+    assert!(!worthwhile(super::DEEPEST + 1));
+    // Nor does the longest path overflow a stack.
+    let longest = RelativePath::new(&"d/".repeat(2048)).unwrap();
+    fixture
+        .layers
+        .choose(Tenant::SHARED, &root, &[longest])
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_known_subtree_is_read_once() {
     let fixture = Fixture::new(LIMITS, 0);
     let mut tree = folder("a", 50);
@@ -459,5 +477,5 @@ async fn a_known_subtree_is_read_once() {
     assert!(Arc::ptr_eq(&first.children[0], &second.children[0]));
     assert_eq!((first.entries, second.entries), (52, 54));
     assert_eq!(second.depth, 2);
-    assert!(!fixture.layers.are_worthwhile(&second), "switched off");
+    assert!(!fixture.layers.are_worthwhile(&second, &[]), "switched off");
 }

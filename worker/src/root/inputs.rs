@@ -55,7 +55,7 @@ impl Inputs {
         means: Means,
     ) -> Result<Self, Error> {
         let tenant = cache.tenant(instance);
-        let layered = means.layers && layers.are_worthwhile(&root);
+        let layered = means.layers && layers.are_worthwhile(&root, &needed);
         let short = !layered && root.is_small() && needed.len() <= SHORT;
         let (pinning, choosing) = (Arc::clone(cache), Arc::clone(layers));
         let planning = files::blocking(short, move || {
