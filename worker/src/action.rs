@@ -274,7 +274,10 @@ impl Executor {
         stage.send_replace(Stage::UploadingOutputs);
         report.at(Moment::OutputUploadStart);
         let places = prepared.declared.places();
-        let gathering = prepared.inputs.gather(&services.cache, &build, places);
+        let entries = services.output_limits.entries;
+        let gathering = prepared
+            .inputs
+            .gather(&services.cache, &build, places, entries);
         if let Err(error) = gathering.await {
             report.fail(error);
         }

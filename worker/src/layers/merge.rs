@@ -11,6 +11,7 @@
 //! name, without following links, and only where the input root has a directory too;
 //! everything else is moved unseen.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 use nix::libc;
+use nix::sys::stat::FileStat;
 use nix::unistd::symlinkat;
 use proto::{Component, RelativePath};
 use xattr::FileExt as _;
@@ -28,6 +30,7 @@ use crate::Error;
 use crate::cache::{FileCache, LinkError, Tenant};
 use crate::clean;
 use crate::files::{self, Kind};
+use crate::outputs;
 use crate::root;
 
 /// How overlayfs with `userxattr` marks a directory that hides what is below.
@@ -82,19 +85,26 @@ struct Sides<'a> {
 }
 
 /// Puts the outputs at these places together in `fresh`. The input root's files are
-/// pinned, or in layers that are in use.
+/// pinned, or in layers that are in use. Of what the command wrote, no more than
+/// `entries` are looked at in directories.
 ///
 /// # Errors
-/// The disk fails or is full; a cached file vanished.
+/// There are more; the disk fails or is full; a cached file vanished.
 pub(crate) fn merge<'a>(
     cache: &FileCache,
     tenant: Tenant,
     upper: &OwnedFd,
     fresh: &OwnedFd,
     input: &Arc<Subtree>,
+    entries: usize,
     places: impl IntoIterator<Item = &'a RelativePath>,
 ) -> Result<(), Error> {
-    let merger = Merger { cache, tenant };
+    let merger = Merger {
+        cache,
+        tenant,
+        entries,
+        left: Cell::new(entries),
+    };
     let sides = Sides {
         upper: Some(upper),
         fresh,
@@ -106,13 +116,17 @@ pub(crate) fn merge<'a>(
 struct Merger<'a> {
     cache: &'a FileCache,
     tenant: Tenant,
+    /// How many entries the command's directories may have.
+    entries: usize,
+    /// How many of them may yet come.
+    left: Cell<usize>,
 }
 
 impl Merger<'_> {
     /// What fails for one name does not keep the others from being put together.
     fn directory(&self, sides: &Sides<'_>, wanted: &Wanted) -> Result<(), Error> {
         let mut result = Ok(());
-        for name in names(sides, wanted)? {
+        for name in self.names(sides, wanted)? {
             result = result.and(self.entry(sides, &name, wanted));
         }
         result
@@ -132,9 +146,20 @@ impl Merger<'_> {
         let input = text.and_then(|text| sides.input?.find(text));
         let below = text.map_or(&ALL, |text| wanted.below(text));
         let Some((upper, stat)) = over else {
+            if input.is_none() {
+                match made(sides.fresh, name)? {
+                    // A layer has something there, which the input root has not.
+                    Some(stat) if is_whiteout(&stat) => {
+                        return remove(sides.fresh, name).map_err(failed("remove"));
+                    }
+                    // Outputs need it.
+                    Some(stat) if Kind::of(&stat) == Kind::Directory => {}
+                    _ => return Ok(()),
+                }
+            }
             return self.complete(sides.fresh, name, input, None, below);
         };
-        if stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0 {
+        if is_whiteout(&stat) {
             return remove(sides.fresh, name).map_err(failed("remove"));
         }
         if Kind::of(&stat) == Kind::Directory {
@@ -160,11 +185,10 @@ impl Merger<'_> {
             Some(Entry::Directory(_)) => Ok(true),
             Some(_) => Ok(false),
             // Made because outputs need it.
-            None => match files::stat_at(sides.fresh, name) {
-                Ok(stat) => Ok(Kind::of(&stat) == Kind::Directory),
-                Err(Errno::ENOENT) => Ok(false),
-                Err(errno) => Err(Error::file("stat", name.to_string_lossy())(errno)),
-            },
+            None => {
+                let made = made(sides.fresh, name)?;
+                Ok(made.is_some_and(|stat| Kind::of(&stat) == Kind::Directory))
+            }
         }
     }
 
@@ -200,8 +224,6 @@ impl Merger<'_> {
             return Ok(());
         };
         let entered = match (files::open_directory(fresh, text), input) {
-            // Neither the input root nor the command has it.
-            (Err(Errno::ENOENT), None) if upper.is_none() => return Ok(()),
             (Err(Errno::ENOENT), _) => files::make_directory(fresh, text, 0o777),
             (other, _) => other,
         };
@@ -213,30 +235,57 @@ impl Merger<'_> {
         };
         self.directory(&sides, wanted)
     }
+
+    /// The names to look at, sorted.
+    fn names(&self, sides: &Sides<'_>, wanted: &Wanted) -> Result<BTreeSet<CString>, Error> {
+        // Names hold no NUL.
+        let own = |name: &str| CString::new(name).ok();
+        if !wanted.all {
+            let names = wanted.names.keys();
+            return Ok(names.filter_map(|name| own(name.as_str())).collect());
+        }
+        let failed = || Error::file("read", "an output directory");
+        let mut names = BTreeSet::new();
+        if let Some(input) = sides.input {
+            let directory = &input.directory;
+            names.extend(directory.files.iter().filter_map(|file| own(file.name)));
+            let others = directory.directories.iter().map(|(name, _)| name);
+            let others = others.chain(directory.symlinks.iter().map(|(name, _)| name));
+            names.extend(others.filter_map(|name| own(name.as_str())));
+        }
+        if let Some(upper) = sides.upper {
+            // What hides an input is no output, so that there may be more by as many.
+            let limit = self.left.get().saturating_add(names.len());
+            let written = files::entries(upper, limit).map_err(failed())?;
+            let new = written.iter().filter(|(name, _)| !names.contains(name));
+            let left = self.left.get().checked_sub(new.count());
+            self.left.set(left.unwrap_or(0));
+            if left.is_none() {
+                return Err(outputs::too_many(self.entries));
+            }
+            names.extend(written.into_iter().map(|(name, _)| name));
+        }
+        // Among them what hides a layer's names.
+        let fresh = files::entries(sides.fresh, usize::MAX).map_err(failed())?;
+        let hiding = |kind| matches!(kind, None | Some(Kind::Other));
+        let fresh = fresh.into_iter().filter(|(_, kind)| hiding(*kind));
+        names.extend(fresh.map(|(name, _)| name));
+        Ok(names)
+    }
 }
 
-/// The names to look at, sorted.
-fn names(sides: &Sides<'_>, wanted: &Wanted) -> Result<BTreeSet<CString>, Error> {
-    // Names hold no NUL.
-    let own = |name: &str| CString::new(name).ok();
-    if !wanted.all {
-        let names = wanted.names.keys();
-        return Ok(names.filter_map(|name| own(name.as_str())).collect());
+/// What was made for this action alone under a name.
+fn made(fresh: &OwnedFd, name: &CStr) -> Result<Option<FileStat>, Error> {
+    match files::stat_at(fresh, name) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(Error::file("stat", name.to_string_lossy())(errno)),
     }
-    let mut names = BTreeSet::new();
-    if let Some(upper) = sides.upper {
-        let entries = files::entries(upper, usize::MAX);
-        let entries = entries.map_err(Error::file("read", "an output directory"))?;
-        names.extend(entries.into_iter().map(|(name, _)| name));
-    }
-    if let Some(input) = sides.input {
-        let directory = &input.directory;
-        names.extend(directory.files.iter().filter_map(|file| own(file.name)));
-        let others = directory.directories.iter().map(|(name, _)| name);
-        let others = others.chain(directory.symlinks.iter().map(|(name, _)| name));
-        names.extend(others.filter_map(|name| own(name.as_str())));
-    }
-    Ok(names)
+}
+
+/// How overlayfs marks a name that hides what is below.
+fn is_whiteout(stat: &FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0
 }
 
 /// Removes what was made for this action alone under a name, if anything was.
@@ -252,3 +301,7 @@ fn is_opaque(directory: &OwnedFd) -> bool {
     copy.and_then(|file| file.get_xattr(OPAQUE))
         .is_ok_and(|value| value.as_deref() == Some(b"y"))
 }
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;

@@ -292,10 +292,7 @@ impl Visitor for Finder {
 
     fn spend(&mut self, entries: usize) -> Result<(), Error> {
         let left = self.left.entries.checked_sub(entries);
-        self.left.entries = left.ok_or_else(|| Error::Limit {
-            what: "number of files in the action's outputs".into(),
-            limit: self.limits.entries as u64,
-        })?;
+        self.left.entries = left.ok_or_else(|| too_many(self.limits.entries))?;
         Ok(())
     }
 
@@ -365,6 +362,14 @@ impl Visitor for Finder {
         } else {
             self.collected.left_out_more += 1;
         }
+    }
+}
+
+/// More files, directories and links than this.
+pub(crate) fn too_many(limit: usize) -> Error {
+    Error::Limit {
+        what: "number of files in the action's outputs".into(),
+        limit: limit as u64,
     }
 }
 

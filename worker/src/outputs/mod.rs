@@ -17,5 +17,5 @@ mod tree;
 pub(crate) mod upload;
 mod walk;
 
-pub(crate) use collect::{Collected, Limits, collect};
+pub(crate) use collect::{Collected, Limits, collect, too_many};
 pub(crate) use declared::Declared;

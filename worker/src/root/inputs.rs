@@ -126,15 +126,17 @@ impl Inputs {
     }
 
     /// When the command is dead: puts the outputs at these places together, where
-    /// what the command wrote does not lie in the root itself.
+    /// what the command wrote does not lie in the root itself. They may have so many
+    /// entries.
     ///
     /// # Errors
-    /// The disk fails or is full.
+    /// They have more; the disk fails or is full.
     pub(crate) async fn gather(
         &self,
         cache: &Arc<FileCache>,
         directory: &Arc<BuildDirectory>,
         outputs: Vec<RelativePath>,
+        entries: usize,
     ) -> Result<(), Error> {
         if self.layers.is_none() || outputs.is_empty() {
             return Ok(());
@@ -145,7 +147,7 @@ impl Inputs {
             let failed = || Error::file("open", directory.name());
             let upper = directory.upper().map_err(failed())?;
             let fresh = directory.input_root().map_err(failed())?;
-            layers::merge(&cache, tenant, &upper, &fresh, &root, &outputs)
+            layers::merge(&cache, tenant, &upper, &fresh, &root, entries, &outputs)
         });
         gathering.await?
     }
