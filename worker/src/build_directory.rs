@@ -174,10 +174,10 @@ impl BuildDirectories {
         format!("{LAYERS}/{name}")
     }
 
-    /// Removes a layer, which blocks.
+    /// Removes a layer, which blocks; one that was given up while it was made, too.
     pub(crate) fn remove_layer(&self, name: &str) {
         let removed = match self.layers.get() {
-            Some(layers) => clean::remove(layers.as_fd(), name),
+            Some(layers) => clean::remove_persistently(layers.as_fd(), name),
             None => Ok(()),
         };
         if let Err(errno) = removed {

@@ -136,6 +136,20 @@ pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     Ok(())
 }
 
+/// As [`remove`], of what threads that were stopped may still be writing to: it is
+/// tried again after pauses, in which this blocks.
+pub(crate) fn remove_persistently(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    let mut pause = PAUSE;
+    for _ in 1..ATTEMPTS {
+        if remove(parent, name).is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(pause);
+        pause *= 2;
+    }
+    remove(parent, name)
+}
+
 /// Removes everything in a directory, but not the directory.
 pub(crate) fn empty(directory: &OwnedFd) -> Result<(), Errno> {
     let mut moved = 0_u64;

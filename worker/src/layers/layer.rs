@@ -160,3 +160,7 @@ impl Remains {
         self.builds.remove_layer(&self.name);
     }
 }
+
+#[cfg(test)]
+#[path = "layer_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, mknodat};
@@ -37,10 +38,23 @@ const OPEN: usize = 64;
 const REPAIRS: usize = 3;
 
 /// What to do with a stretch of the plan.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Pass {
     directories: bool,
     files: bool,
+    /// Nobody waits for it any more.
+    stop: Arc<AtomicBool>,
+}
+
+/// Stops the threads that make a root, when it is dropped: they were given up with
+/// whoever waited for them, or one of them failed.
+#[derive(Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A file that was gone from the cache: which, and the directory it belongs to.
@@ -53,7 +67,8 @@ struct Vanished {
 
 /// Makes everything in the plan below a directory. All of
 /// the plan's files must be pinned; the pins of those that had to be fetched
-/// again are returned.
+/// again are returned. Where this fails or is dropped, what it began goes on for no
+/// longer than a directory takes.
 ///
 /// # Errors
 /// The disk fails or is full; a vanished file cannot be fetched again.
@@ -70,9 +85,11 @@ pub(crate) async fn build(
     }
     let threads = files::processors();
     let tenant = cache.tenant(instance);
+    let stop = Stop::default();
     let all = Pass {
         directories: true,
         files: true,
+        stop: Arc::clone(&stop.0),
     };
     let mut vanished = if plan.entries <= SHARE || threads == 1 {
         let whole = 0..plan.directories.len();
@@ -81,7 +98,7 @@ pub(crate) async fn build(
         let whole = 0..plan.directories.len();
         let made = Pass {
             files: false,
-            ..all
+            ..all.clone()
         };
         stretch(cache, tenant, &plan, &target, whole, how, made).await?;
         let filled = Pass {
@@ -90,7 +107,7 @@ pub(crate) async fn build(
         };
         let stretches = split(&plan, threads * 4)
             .into_iter()
-            .map(|range| stretch(cache, tenant, &plan, &target, range, how, filled));
+            .map(|range| stretch(cache, tenant, &plan, &target, range, how, filled.clone()));
         futures::future::try_join_all(stretches)
             .await?
             .into_iter()
@@ -152,7 +169,7 @@ async fn stretch(
 ) -> Result<Vec<Vanished>, Error> {
     let (cache, plan, target) = (Arc::clone(cache), Arc::clone(plan), Arc::clone(target));
     let short = plan.entries <= SHORT && how == Materialise::Hardlink;
-    let work = move || walk(&cache, tenant, &plan, &target, range, how, pass);
+    let work = move || walk(&cache, tenant, &plan, &target, range, how, &pass);
     files::blocking(short, work).await?
 }
 
@@ -165,11 +182,14 @@ fn walk(
     target: &OwnedFd,
     range: Range<usize>,
     how: Materialise,
-    pass: Pass,
+    pass: &Pass,
 ) -> Result<Vec<Vanished>, Error> {
     let mut vanished = Vec::new();
     let mut path: VecDeque<(usize, OwnedFd)> = VecDeque::new();
     for place in range {
+        if pass.stop.load(Ordering::Relaxed) {
+            break;
+        }
         let planned = &plan.directories[place];
         while path.back().is_some_and(|(top, _)| *top != planned.parent) {
             path.pop_back();
