@@ -224,12 +224,13 @@ impl Opened {
             (root, mount, Some(work))
         } else {
             let path = &of.input_root_directory;
-            let (root, input) = directory(build, "input root directory", path)?;
+            // Its files may be those of others, who can see when they were read.
+            let (root, input) = directory(build, "input root directory", path, sys::NO_ATIME)?;
             (root, input, None)
         };
         let temporary = match &of.temporary_directory[..] {
             b"" => None,
-            path => Some(directory(build, "temporary directory", path)?),
+            path => Some(directory(build, "temporary directory", path, 0)?),
         };
         let mut written = Vec::new();
         let limited = [Limit::DiskBytes, Limit::DiskFiles];
@@ -357,17 +358,27 @@ fn relative(what: &'static str, path: &[u8]) -> Result<Relative, Rejection> {
 }
 
 /// Opens a directory, and makes a detached mount of it: the sandbox's uid
-/// could not traverse a private directory above it.
+/// could not traverse a private directory above it. The mount has the `extra`
+/// attributes where they may be set: in a user namespace, others have decided that.
 fn directory(
     build: BorrowedFd<'_>,
     what: &'static str,
     path: &[u8],
+    extra: u64,
 ) -> Result<(OwnedFd, OwnedFd), Rejection> {
     let reject = |errno| Rejection::new(what, text(path), errno);
     let directory = paths::open_directory(build, &relative(what, path)?).map_err(reject)?;
     let tree = sys::clone_tree(directory.as_fd(), c"").map_err(reject)?;
     let attributes = sys::NO_SUID | sys::NO_DEV;
-    sys::mount_setattr(tree.as_fd(), attributes, libc::MS_PRIVATE, true).map_err(reject)?;
+    let set = |attributes| {
+        let private = libc::MS_PRIVATE;
+        sys::mount_setattr(tree.as_fd(), attributes, private, true)
+    };
+    match set(attributes | extra) {
+        Err(Errno::EPERM) if extra != 0 => set(attributes),
+        other => other,
+    }
+    .map_err(reject)?;
     Ok((directory, tree))
 }
 

@@ -13,7 +13,7 @@ mod overlay;
 mod process;
 
 pub(crate) use mount::{
-    NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, mount_setattr, move_mount,
+    NO_ATIME, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, mount_setattr, move_mount,
 };
 pub(crate) use overlay::{FileSystem, clone_mount, map_ids_of_mount};
 pub(crate) use process::{Sleeper, clone_into, clone_process, vfork_run};

@@ -14,6 +14,9 @@ pub(crate) const READ_ONLY: u64 = 0x1;
 pub(crate) const NO_SUID: u64 = 0x2;
 pub(crate) const NO_DEV: u64 = 0x4;
 pub(crate) const NO_EXEC: u64 = 0x8;
+pub(crate) const NO_ATIME: u64 = 0x10;
+/// What there is instead of it, which it replaces.
+const ATIME: u64 = 0x70;
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
@@ -86,7 +89,7 @@ pub(super) fn set_attributes(
 ) -> Result<()> {
     let attributes = MountAttributes {
         set,
-        clear: 0,
+        clear: if set & ATIME == 0 { 0 } else { ATIME },
         propagation,
         userns_fd,
     };

@@ -1,5 +1,7 @@
 //! What commands see beside their input root.
 
+use std::os::unix::fs::MetadataExt;
+
 use sandbox::End;
 
 use crate::farm::{Farm, Mode, shell};
@@ -94,4 +96,21 @@ fn on_the_host_s_network_names_are_found_as_there() {
         assert_eq!(farm.output(shell("cat /etc/hosts")), here);
         farm.stop();
     }
+}
+
+#[test]
+fn nobody_sees_that_an_input_was_read() {
+    let Some(mode) = Mode::root("nobody_sees_that_an_input_was_read") else {
+        return;
+    };
+    let mut farm = Farm::start(mode, &[]);
+    farm.prepare(|root| std::fs::write(root.join("input"), "bytes").unwrap());
+    let input = farm.last_directory().join("root/input");
+    // Long ago, so that a read would be noted even where only the first one is.
+    let long_ago = std::fs::FileTimes::new().set_accessed(std::time::SystemTime::UNIX_EPOCH);
+    let file = std::fs::File::open(&input).unwrap();
+    file.set_times(long_ago).unwrap();
+    assert_eq!(farm.output(shell("cat input")), "bytes");
+    assert_eq!(file.metadata().unwrap().atime(), 0);
+    farm.stop();
 }
