@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use proto::Digest;
 
@@ -325,6 +326,15 @@ impl BuildDirectory {
             .and_then(|scratch| files::make_directory(&scratch, UPPER, 0o777))
             .map_err(Error::file("make", &path))?;
         Ok(path)
+    }
+
+    /// Keeps all but the worker and root out of it, from here on: what the action wrote
+    /// in an overlay is the worker's, and a program that it made set-user-ID would be.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(crate) fn close_off(&self) -> Result<(), Errno> {
+        fchmod(&self.directory, Mode::S_IRWXU)
     }
 
     /// Opens what the action wrote in an input root that was an overlay.

@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use nix::unistd::{ftruncate, geteuid};
 use xattr::FileExt;
 
@@ -98,6 +98,10 @@ impl Spares {
 fn renew(parent: &OwnedFd, name: &str) -> Result<bool, Errno> {
     let build = files::open_directory(parent, name)?;
     clean::remove(build.as_fd(), SCRATCH)?;
+    if files::permissions(&fstat(&build)?) != 0o777 {
+        // Closed off when its action was over.
+        fchmod(&build, Mode::from_bits_truncate(0o777))?;
+    }
     for name in DIRECTORIES {
         let directory = files::open_directory(&build, name)?;
         clean::empty(&directory)?;
@@ -152,6 +156,7 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
         };
         fs::create_dir(&build).unwrap();
+        open(&build);
         for name in DIRECTORIES {
             fs::create_dir(build.join(name)).unwrap();
             open(&build.join(name));
@@ -172,6 +177,8 @@ mod tests {
             let again = spares.take(&parent, &parent, "again").unwrap();
             assert!(again.is_some());
             let again = folder.path().join("again");
+            let mode = fs::metadata(&again).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o777);
             for name in DIRECTORIES {
                 assert_eq!(fs::read_dir(again.join(name)).unwrap().count(), 0);
             }
@@ -186,6 +193,10 @@ mod tests {
     #[test]
     fn an_emptied_directory_is_used_again() {
         assert!(kept(|_| {}));
+        // Also one that was closed off when its action was over.
+        assert!(kept(|build| {
+            fs::set_permissions(build, fs::Permissions::from_mode(0o700)).unwrap();
+        }));
     }
 
     #[test]

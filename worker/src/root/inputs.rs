@@ -145,6 +145,7 @@ impl Inputs {
         let (tenant, root) = (self.tenant, Arc::clone(&self.root));
         let gathering = tokio::task::spawn_blocking(move || {
             let failed = || Error::file("open", directory.name());
+            directory.close_off().map_err(failed())?;
             let upper = directory.upper().map_err(failed())?;
             let fresh = directory.input_root().map_err(failed())?;
             layers::merge(&cache, tenant, &upper, &fresh, &root, entries, &outputs)
