@@ -27,7 +27,7 @@ use proto::{Digest, DigestFunction, InstanceName};
 use scheduler::queue::{Ignored, Now, Queue, Settings};
 use scheduler::service::invocation::KeyExtractor;
 use scheduler::service::route::{Router, Rules, Which};
-use scheduler::service::{Actions, Authorizers, Dispatcher};
+use scheduler::service::{Actions, Authorizers, Dispatcher, Sizes};
 use storage::{BlobStore, ByteStream};
 use tonic::{Request, Response, Status};
 
@@ -180,7 +180,11 @@ async fn serve(store: Arc<One>, shutdown: &Shutdown) -> Result<[Address; 2]> {
         ignored: Ignored::All,
         ..Settings::default()
     };
-    let actions = Actions::new(store, 1 << 20, &settings.ignored);
+    let sizes = Sizes {
+        action: 1 << 20,
+        command: 1 << 20,
+    };
+    let actions = Actions::new(store, sizes, &settings.ignored);
     let router = Router::Rules(Rules {
         platform: Which::Its,
         extractors: vec![KeyExtractor::ToolInvocationId],

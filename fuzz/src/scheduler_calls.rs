@@ -8,7 +8,7 @@ use proto::{Digest, InstanceName, PlatformKey};
 use scheduler::queue::{Limits, Now, Predeclared, Queue, Settings};
 use scheduler::service::invocation::KeyExtractor;
 use scheduler::service::route::{Router, Rules, Which};
-use scheduler::service::{Actions, Authorizers, Dispatcher};
+use scheduler::service::{Actions, Authorizers, Dispatcher, Sizes};
 use storage::{BlobStore, ByteStream, Error};
 
 use crate::calls::{call, pieces, run};
@@ -101,7 +101,11 @@ pub fn scheduler_calls(input: &[u8]) {
             extractors: vec![KeyExtractor::ToolInvocationId],
             timeouts: settings.timeouts,
         });
-        let actions = Actions::new(Arc::new(Same(action)), 1 << 20, &settings.ignored);
+        let sizes = Sizes {
+            action: 1 << 20,
+            command: 1 << 20,
+        };
+        let actions = Actions::new(Arc::new(Same(action)), sizes, &settings.ignored);
         let now = Now {
             instant: tokio::time::Instant::now().into_std(),
             wall: SystemTime::now(),

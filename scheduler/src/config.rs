@@ -66,10 +66,14 @@ pub struct Config {
     /// themselves, as Bazel does, and everything that is sent is executed.
     #[serde(default)]
     pub action_cache: Option<Upstream>,
-    /// The largest Action or Command that is read, and the largest report of a
-    /// worker that is taken. 16 MiB.
+    /// The largest Command that is read, and the largest report of a worker that is
+    /// taken. 16 MiB.
     #[serde(default = "default_maximum_message_size")]
     pub maximum_message_size_bytes: u64,
+    /// The largest Action that is read. It is kept until it has been executed; a usual
+    /// one has a few hundred bytes. 1 MiB.
+    #[serde(default = "default_maximum_action_size")]
+    pub maximum_action_size_bytes: u64,
     /// For actions that give no timeout. 30 minutes.
     #[serde(default = "default_execution_timeout")]
     pub default_execution_timeout: Duration,
@@ -162,6 +166,10 @@ const BACK_OFF: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn default_maximum_message_size() -> u64 {
     16 << 20
+}
+
+fn default_maximum_action_size() -> u64 {
+    1 << 20
 }
 
 fn default_execution_timeout() -> Duration {

@@ -43,7 +43,7 @@ pub enum Error {
         reason: String,
     },
     /// A message is larger than allowed.
-    #[error("{what} {digest} exceeds the maximum message size of {limit} bytes")]
+    #[error("{what} {digest} exceeds the maximum size of {limit} bytes")]
     TooLarge {
         /// Which message.
         what: &'static str,

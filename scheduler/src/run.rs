@@ -25,7 +25,7 @@ use crate::service::operation_queue::OperationQueueService;
 use crate::service::operations::OperationsService;
 use crate::service::queue_state::QueueStateService;
 use crate::service::route::Router;
-use crate::service::{Actions, Authorizers, Dispatcher};
+use crate::service::{Actions, Authorizers, Dispatcher, Sizes};
 
 /// The variable by which a supervisor tells that it starts the scheduler anew, after
 /// one that did not end in order.
@@ -51,8 +51,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         .action_cache
         .is_some()
         .then(|| storage.clone() as Arc<dyn ActionCache>);
-    let limit = config.maximum_message_size_bytes;
-    let actions = Actions::new(storage, limit, &settings.ignored);
+    let sizes = Sizes {
+        action: config.maximum_action_size_bytes,
+        command: config.maximum_message_size_bytes,
+    };
+    let actions = Actions::new(storage, sizes, &settings.ignored);
     let now = Now {
         instant: tokio::time::Instant::now().into_std(),
         wall: SystemTime::now(),
@@ -79,7 +82,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
             .map(|at| (at, clients.clone()));
         listeners.extend(routes);
     }
-    let workers = worker_routes(dispatcher.clone(), limit, authorizers.clone());
+    let workers = worker_routes(
+        dispatcher.clone(),
+        config.maximum_message_size_bytes,
+        authorizers.clone(),
+    );
     for endpoint in &config.worker_grpc_servers {
         let routes = endpoint
             .listen()?

@@ -10,22 +10,31 @@ use storage::BlobStore;
 use crate::error::Error;
 use crate::queue::Ignored;
 
+/// The largest messages that are read, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// An Action: it is kept as long as the task.
+    pub action: u64,
+    /// A Command: it is let go when its platform is known. As long as arguments and
+    /// environment may be.
+    pub command: u64,
+}
+
 /// Reads actions from the storage.
 pub struct Actions {
     store: Arc<dyn BlobStore>,
-    maximum_size: u64,
+    sizes: Sizes,
     /// Whether a platform makes any difference.
     platforms_matter: bool,
 }
 
 impl Actions {
-    /// Reads from `store` messages of at most `maximum_size` bytes. With all
-    /// properties ignored no Command is ever read.
+    /// Reads from `store`. With all properties ignored no Command is ever read.
     #[must_use]
-    pub fn new(store: Arc<dyn BlobStore>, maximum_size: u64, ignored: &Ignored) -> Self {
+    pub fn new(store: Arc<dyn BlobStore>, sizes: Sizes, ignored: &Ignored) -> Self {
         Self {
             store,
-            maximum_size,
+            sizes,
             platforms_matter: *ignored != Ignored::All,
         }
     }
@@ -42,7 +51,13 @@ impl Actions {
         digest: Digest,
     ) -> Result<(Action, PlatformKey), Error> {
         let action: Action = self
-            .read("action", Error::ActionMissing, instance, digest)
+            .read(
+                "action",
+                Error::ActionMissing,
+                instance,
+                digest,
+                self.sizes.action,
+            )
             .await?;
         let function = digest.function();
         Digest::from_wire(function, action.input_root_digest.as_ref())
@@ -54,7 +69,13 @@ impl Actions {
                 .map_err(|error| Error::invalid("action.platform", error))?
         } else {
             let command: Command = self
-                .read("command", Error::CommandMissing, instance, command)
+                .read(
+                    "command",
+                    Error::CommandMissing,
+                    instance,
+                    command,
+                    self.sizes.command,
+                )
                 .await?;
             #[expect(deprecated, reason = "that is where older clients put it")]
             let platform = command.platform;
@@ -70,12 +91,13 @@ impl Actions {
         missing: impl FnOnce(Digest) -> Error,
         instance: &InstanceName,
         digest: Digest,
+        limit: u64,
     ) -> Result<M, Error> {
-        if digest.size() > self.maximum_size {
+        if digest.size() > limit {
             return Err(Error::TooLarge {
                 what,
                 digest,
-                limit: self.maximum_size,
+                limit,
             });
         }
         let blobs = self.store.read_batch(instance, &[digest]).await?;

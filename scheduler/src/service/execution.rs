@@ -201,8 +201,20 @@ fn action_digest(request: &ExecuteRequest) -> Result<Digest, Error> {
     Digest::from_wire(function, wire).map_err(|error| Error::invalid("action_digest", error))
 }
 
-/// What a client wants to find in the result itself, for the worker.
-fn inline(stdout: bool, stderr: bool, output_files: Vec<String>) -> Option<protobuf::Any> {
+/// What the names of files that a client wants inline may make together, in bytes:
+/// they are kept until the action has been executed.
+const INLINE: usize = 64 << 10;
+
+/// What a client wants to find in the result itself, for the worker. A hint (REv2): of
+/// too many files those beyond are left out.
+fn inline(stdout: bool, stderr: bool, mut output_files: Vec<String>) -> Option<protobuf::Any> {
+    let mut left = INLINE;
+    let fitting = output_files.iter().map_while(|name| {
+        left = left.checked_sub(name.len() + size_of::<String>())?;
+        Some(())
+    });
+    let fitting = fitting.count();
+    output_files.truncate(fitting);
     let inline = Inline {
         stdout,
         stderr,

@@ -24,6 +24,6 @@ pub mod route;
 #[cfg(test)]
 mod tests;
 
-pub use action::Actions;
+pub use action::{Actions, Sizes};
 pub use authorizers::Authorizers;
 pub use dispatcher::Dispatcher;

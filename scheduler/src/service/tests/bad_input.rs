@@ -7,6 +7,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::queue::Ignored;
 
 async fn refused(farm: &Farm, request: ExecuteRequest) -> Status {
     match Client::execute(farm.connect(), request).await {
@@ -102,7 +103,7 @@ async fn wrong_requests_are_refused_with_the_code_and_the_name_of_the_thing() {
         (
             with_digest(digest(&good.hash(), 2 << 20)),
             Code::ResourceExhausted,
-            "maximum message size of 1048576".into(),
+            "maximum size of 1048576".into(),
         ),
         (
             request(missing),
@@ -374,4 +375,33 @@ async fn what_a_worker_tells_besides_is_checked_like_its_call() {
         assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status}");
         assert!(status.message().contains(field), "{field}: {status}");
     }
+}
+
+#[tokio::test]
+async fn an_action_and_a_command_have_limits_of_their_own() {
+    let memory = Arc::new(Memory::default());
+    let command = Command {
+        arguments: vec!["x".repeat(500)],
+        ..Default::default()
+    };
+    let command = memory.put(&command.encode_to_vec());
+    let action = Action {
+        command_digest: Some(command.to_wire()),
+        ..action_of("")
+    };
+    let action = memory.put(&action.encode_to_vec());
+    let load = async |action_size, command_size| {
+        let sizes = Sizes {
+            action: action_size,
+            command: command_size,
+        };
+        let actions = Actions::new(memory.clone(), sizes, &Ignored::default());
+        let loaded = actions.load(&InstanceName::empty(), action).await;
+        loaded.map_err(|error| Status::from(error).message().to_owned())
+    };
+    load(action.size(), command.size()).await.unwrap();
+    let large = load(action.size() - 1, command.size()).await.unwrap_err();
+    assert!(large.starts_with("action"), "{large}");
+    let large = load(action.size(), command.size() - 1).await.unwrap_err();
+    assert!(large.starts_with("command"), "{large}");
 }

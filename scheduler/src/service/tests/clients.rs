@@ -19,7 +19,8 @@ async fn an_action_is_queued_executed_and_its_result_streamed() {
     let mut call = Request::new(ExecuteRequest {
         instance_name: "a/b".into(),
         inline_stdout: true,
-        inline_output_files: vec!["out".into()],
+        // A hint, of which no more is kept than makes sense.
+        inline_output_files: vec!["out".into(), "x".repeat(64 << 10)],
         ..request(action)
     });
     let metadata = RequestMetadata {

@@ -41,7 +41,7 @@ use tonic::{Status, Streaming};
 
 use super::operation_queue::OperationQueueService;
 use super::queue_state::QueueStateService;
-use super::{Actions, Authorizers, Dispatcher};
+use super::{Actions, Authorizers, Dispatcher, Sizes};
 use crate::queue::{Now, Predeclared, Queue, Settings};
 use crate::service::invocation::KeyExtractor;
 use crate::service::route::{Router, Rules, Which};
@@ -170,7 +170,11 @@ impl Farm {
             instant: std::time::Instant::now(),
             wall: SystemTime::now(),
         };
-        let actions = Actions::new(memory.clone(), 1 << 20, &settings.ignored);
+        let sizes = Sizes {
+            action: 1 << 20,
+            command: 1 << 20,
+        };
+        let actions = Actions::new(memory.clone(), sizes, &settings.ignored);
         let cache = memory.clone() as Arc<dyn ActionCache>;
         let cache = settings.check_action_cache.then_some(cache);
         let linux = PlatformKey::from_wire(Some(&platform("linux"))).unwrap();
