@@ -42,8 +42,12 @@ fn family(runner: &LoneRunner) -> Vec<i32> {
 
 fn held(runner: &LoneRunner) -> Held {
     let family = family(runner);
-    let is_network =
-        |name: &Path| name.starts_with("/proc") || name.to_string_lossy().starts_with("net:");
+    // The namespace, and the files of its `/proc/net`, whose paths begin where that
+    // `/proc` is mounted: for the launcher nowhere.
+    let is_network = |name: &Path| {
+        name.parent().is_some_and(|parent| parent.ends_with("net"))
+            || name.to_string_lossy().starts_with("net:")
+    };
     let others = |pid: &i32| {
         let all = fs::read_dir(format!("/proc/{pid}/fd"))
             .into_iter()
