@@ -139,15 +139,19 @@ pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
 /// As [`remove`], of what threads that were stopped may still be writing to: it is
 /// tried again after pauses, in which this blocks.
 pub(crate) fn remove_persistently(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    persist(|| remove(parent, name))
+}
+
+fn persist(mut attempt: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {
-        if remove(parent, name).is_ok() {
+        if attempt().is_ok() {
             return Ok(());
         }
         std::thread::sleep(pause);
         pause *= 2;
     }
-    remove(parent, name)
+    attempt()
 }
 
 /// Removes everything in a directory, but not the directory.
@@ -288,6 +292,22 @@ mod tests {
         }
         empty(&directory).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_resists_for_a_while_is_tried_again_but_not_for_ever() {
+        for (resists, removed) in [(0, true), (ATTEMPTS - 1, true), (ATTEMPTS, false)] {
+            let mut tries = 0;
+            let result = persist(|| {
+                tries += 1;
+                match tries > resists {
+                    true => Ok(()),
+                    false => Err(Errno::ENOTEMPTY),
+                }
+            });
+            assert_eq!(result.is_ok(), removed);
+            assert_eq!(tries, ATTEMPTS.min(resists + 1));
+        }
     }
 
     #[test]
