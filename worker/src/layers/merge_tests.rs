@@ -1,16 +1,21 @@
 //! What is put together of a layered root, on a real disk. The upper directory is made
 //! here as overlayfs leaves it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use proto::RelativePath;
+use proto::{InstanceName, RelativePath};
 
 use super::super::tests::{Fixture, LIMITS, Laid, Tree, folder};
 use super::merge;
 use crate::Error;
 use crate::cache::Tenant;
 use crate::files;
+use crate::root::{Inputs, Materialise, Means};
+use crate::runner::Runner;
+use crate::testing::{Manners, start_runner};
 
 /// Puts these outputs of a root together, after a command that left `upper`.
 async fn gather(
@@ -84,4 +89,41 @@ async fn no_more_of_a_directory_is_read_than_outputs_may_have() {
     let gathered = gather(&fixture, &tree, &laid, &upper, &["d"], 20).await;
     gathered.unwrap();
     assert!(laid.directories[0].join("d/new7").exists());
+}
+
+/// Where what the command wrote goes, it is the worker's, whatever its mode.
+#[tokio::test]
+async fn what_is_put_together_is_out_of_the_reach_of_others() {
+    let fixture = Fixture::new(LIMITS, 10_000);
+    let folder_of_all = fixture.directory.path();
+    let peer = start_runner(folder_of_all, Manners::default());
+    let address = format!("unix:{}", folder_of_all.join("runner").display());
+    let runner = Runner::connect(&address.parse().unwrap()).await.unwrap();
+    let (cache, layers) = (&fixture.cache, &fixture.layers);
+    let build = layers.builds.make(None, Arc::new(runner), false).await;
+    let build = build.unwrap();
+    let root = fixture.subtree(&folder("d", 150)).await;
+    let (instance, output) = (InstanceName::empty(), RelativePath::new("d").unwrap());
+    let means = Means {
+        files: Materialise::Hardlink,
+        layers: true,
+    };
+    let needed = vec![output.clone()];
+    let inputs = Inputs::plan(cache, layers, &instance, root, needed, means).await;
+    let mut inputs = inputs.unwrap();
+    let made = inputs.make(cache, layers, &instance, &build).await.unwrap();
+    assert!(made.is_some(), "no overlay");
+    let own = folder_of_all.join("build").join(build.name());
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&own), 0o777);
+    let written = own.join("scratch/upper/d");
+    std::fs::create_dir(&written).unwrap();
+    std::fs::write(written.join("tool"), "").unwrap();
+    let set_user_id = Permissions::from_mode(0o4755);
+    std::fs::set_permissions(written.join("tool"), set_user_id).unwrap();
+    let gathered = inputs.gather(cache, &build, vec![output], 1000).await;
+    gathered.unwrap();
+    assert_eq!(mode(&own.join("root/d/tool")), 0o4755);
+    assert_eq!(mode(&own), 0o700);
+    peer.shutdown_background();
 }

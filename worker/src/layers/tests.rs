@@ -30,7 +30,7 @@ pub(super) struct Fixture {
     pub(super) directory: tempfile::TempDir,
     storage: Arc<FakeStorage>,
     pub(super) cache: Arc<FileCache>,
-    layers: Arc<Layers>,
+    pub(super) layers: Arc<Layers>,
     directories: Directories,
     subtrees: Subtrees,
     serial: usize,

@@ -193,7 +193,7 @@ impl Drop for Farm {
 }
 
 /// Serves on a runtime of its own, whose end ends connections too.
-fn start_runner(directory: &Path, manners: Manners) -> tokio::runtime::Runtime {
+pub(crate) fn start_runner(directory: &Path, manners: Manners) -> tokio::runtime::Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

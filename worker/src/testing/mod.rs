@@ -10,7 +10,7 @@ mod scheduler;
 mod storage;
 
 pub(crate) use disk::{Disk, may_mount, may_share};
-pub(crate) use farm::Farm;
+pub(crate) use farm::{Farm, start_runner};
 pub(crate) use input::{Input, digest};
 pub(crate) use logger::FakeLogger;
 pub(crate) use runner::{FakeRunner, Manners};
