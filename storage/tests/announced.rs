@@ -7,14 +7,14 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Server, Subject, root};
+use common::{Server, Subject, blob, root};
 use proto::wire::rev2::capabilities_server::{Capabilities, CapabilitiesServer};
-use proto::wire::rev2::{GetCapabilitiesRequest, ServerCapabilities};
+use proto::wire::rev2::{CacheCapabilities, GetCapabilitiesRequest, ServerCapabilities};
 use storage::serve::CasService;
 use storage::{BlobStore, RemoteStorage};
 use tokio::sync::Barrier;
 use tonic::service::RoutesBuilder;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Answers when as many ask as the barrier is for; the first few times that it is
 /// away.
@@ -36,6 +36,48 @@ impl Capabilities for Announcement {
         }
         Ok(Response::new(ServerCapabilities::default()))
     }
+}
+
+/// Announces batches that are larger than are taken, until it is replaced.
+struct Replaced(Arc<AtomicUsize>);
+
+#[tonic::async_trait]
+impl Capabilities for Replaced {
+    async fn get_capabilities(
+        &self,
+        _: Request<GetCapabilitiesRequest>,
+    ) -> Result<Response<ServerCapabilities>, Status> {
+        let first = self.0.fetch_add(1, Ordering::SeqCst) == 0;
+        let batch = if first { 4 << 20 } else { 1 << 20 };
+        Ok(Response::new(ServerCapabilities {
+            cache_capabilities: Some(CacheCapabilities {
+                max_batch_total_size_bytes: batch,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_asked_again_what_it_can() {
+    let subject = Subject::embedded().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(CasService::server(subject.blobs.clone(), Arc::default()))
+        .add_service(CapabilitiesServer::new(Replaced(asked.clone())));
+    let server = Server::start(routes.routes()).await;
+    let client = RemoteStorage::new(server.channel.clone());
+    // More than a batch may carry, less than it was said to.
+    let blobs: Vec<_> = (0..8).map(|seed| blob(seed, 499_000)).collect();
+    let refused = client.write_batch(root(), blobs.clone()).await;
+    let refused = Status::from(refused.unwrap_err());
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    for written in client.write_batch(root(), blobs).await.unwrap() {
+        written.unwrap();
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 async fn storage(together: usize, away: usize) -> (Subject, Server, Arc<AtomicUsize>) {

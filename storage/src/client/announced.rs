@@ -1,6 +1,13 @@
 //! What a server announces.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use proto::wire::rev2::{CacheCapabilities, compressor};
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::error::Error;
 
 /// What a batch may carry where the server does not say: what bb_storage is
 /// deployed with.
@@ -8,6 +15,9 @@ const DEFAULT_BATCH: u64 = 2 << 20;
 /// And at most, whatever the server says: gRPC's default message size. More would
 /// only hold up other calls.
 const MAXIMUM_BATCH: u64 = 4 << 20;
+
+/// How long the client goes by what a server said: servers are replaced by others.
+const REMEMBERED: Duration = Duration::from_secs(300);
 
 /// What of a server's capabilities the client goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +63,88 @@ impl Announced {
     }
 }
 
+/// What a server said of itself, and when it is to be asked again: after some time, and
+/// when it refuses something, which may be because it is another one now. Clones share
+/// it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Remembered(Arc<Mutex<Memory>>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    announced: Option<Announced>,
+    /// None: at once.
+    ask: Option<Instant>,
+}
+
+impl Remembered {
+    fn with<T>(&self, act: impl FnOnce(&mut Memory) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What it said, if it is not to be asked now. Where it has been asked before one
+    /// caller is told to; the others go by what it said meanwhile.
+    pub(super) fn get(&self) -> Option<Announced> {
+        let now = Instant::now();
+        self.with(|memory| {
+            let due = memory.ask.is_none_or(|ask| ask <= now);
+            if due && memory.announced.is_some() {
+                memory.ask = Some(now + REMEMBERED);
+            }
+            memory.announced.filter(|_| !due)
+        })
+    }
+
+    /// What it said before.
+    pub(super) fn earlier(&self) -> Option<Announced> {
+        self.with(|memory| memory.announced)
+    }
+
+    /// Notes what it says now.
+    pub(super) fn set(&self, announced: Announced) {
+        self.with(|memory| {
+            memory.announced = Some(announced);
+            memory.ask = Some(Instant::now() + REMEMBERED);
+        });
+    }
+
+    /// Hears how a call ended that went by it.
+    pub(super) fn hear<T>(&self, ended: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Remote(status)) = &ended
+            && matches!(
+                status.code(),
+                Code::Unimplemented | Code::InvalidArgument | Code::ResourceExhausted
+            )
+        {
+            self.with(|memory| memory.ask = None);
+        }
+        ended
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tonic::Status;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_asked_again_after_a_while_and_when_it_refuses() {
+        let remembered = Remembered::default();
+        assert_eq!(remembered.get(), None);
+        assert_eq!(remembered.get(), None);
+        remembered.set(Announced::NOTHING);
+        tokio::time::advance(REMEMBERED - Duration::from_secs(1)).await;
+        assert_eq!(remembered.get(), Some(Announced::NOTHING));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        // By one.
+        assert_eq!(remembered.get(), None);
+        assert_eq!(remembered.get(), Some(Announced::NOTHING));
+        let failed = |code| Err::<(), _>(Error::Remote(Status::new(code, "")));
+        remembered.hear(failed(Code::Unavailable)).unwrap_err();
+        assert_eq!(remembered.get(), Some(Announced::NOTHING));
+        remembered.hear(failed(Code::InvalidArgument)).unwrap_err();
+        assert_eq!(remembered.get(), None);
+        assert_eq!(remembered.earlier(), Some(Announced::NOTHING));
+    }
 
     #[test]
     fn what_is_not_said_is_assumed() {

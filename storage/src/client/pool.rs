@@ -1,13 +1,19 @@
 //! Connections to one endpoint.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use daemon::Channel;
+use daemon::{Address, Channel, Upstream};
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::codegen::Service;
+
+use crate::error::Error;
+
+/// How many connections to a server on another machine.
+const CONNECTIONS: usize = 4;
 
 /// Several connections to one endpoint, taken in turn: one connection's calls
 /// share a window, a thread and a limit of calls, at both ends.
@@ -39,6 +45,28 @@ impl Pool {
             ready: None,
         }
     }
+
+    /// As many as a server's distance makes worth it.
+    pub(super) fn connect(server: &Upstream) -> Result<Self, Error> {
+        let first = server.connect()?;
+        let others = if is_near(&server.address) {
+            1
+        } else {
+            CONNECTIONS
+        };
+        let others: Result<Vec<_>, _> = (1..others).map(|_| server.connect()).collect();
+        Ok(Self::new(first, others?))
+    }
+}
+
+/// Whether a server is on this machine.
+pub(super) fn is_near(address: &Address) -> bool {
+    let Address::Tcp(host_port) = address else {
+        return true;
+    };
+    let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 impl From<Channel> for Pool {
@@ -68,5 +96,24 @@ impl Service<Request<Body>> for Pool {
             .take()
             .unwrap_or_else(|| self.channels[0].clone());
         channel.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_servers_of_this_machine_are_near() {
+        for (address, near) in [
+            ("unix:/run/storage", true),
+            ("127.0.0.1:80", true),
+            ("[::1]:80", true),
+            ("localhost:80", true),
+            ("10.0.0.1:80", false),
+            ("storage:80", false),
+        ] {
+            assert_eq!(is_near(&address.parse().unwrap()), near, "{address}");
+        }
     }
 }

@@ -1,11 +1,8 @@
 //! The traits over connections.
 
-use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
-
 use async_trait::async_trait;
 use bytes::Bytes;
-use daemon::{Address, Upstream};
+use daemon::Upstream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use proto::wire::bytestream::byte_stream_client::ByteStreamClient;
 use proto::wire::rev2::action_cache_client::ActionCacheClient;
@@ -18,10 +15,10 @@ use proto::wire::rev2::{
 use proto::{Digest, InstanceName};
 use tonic::{Code, Status};
 
-use super::announced::Announced;
+use super::announced::{Announced, Remembered};
 use super::batch::{Batch, Batches, batches, cost, unanswered};
 use super::caller::{Caller, classify, patiently};
-use super::pool::Pool;
+use super::pool::{Pool, is_near};
 use super::read::Read;
 use super::tree::Trees;
 use super::write::Write;
@@ -45,9 +42,6 @@ const PARALLEL: usize = 4;
 /// The largest message taken from a server.
 const MAXIMUM_MESSAGE: usize = 64 << 20;
 
-/// How many connections to a server on another machine.
-const CONNECTIONS: usize = 4;
-
 /// Any REv2 storage. Clones share its connections.
 #[derive(Clone)]
 pub struct RemoteStorage {
@@ -59,8 +53,7 @@ pub struct RemoteStorage {
     trees: Trees,
     /// Whether blobs are packed where the server can.
     compression: bool,
-    /// What the server said of itself, once it has.
-    announced: Arc<OnceLock<Announced>>,
+    announced: Remembered,
 }
 
 /// What the server said of a call as a whole.
@@ -82,27 +75,6 @@ fn is_away(error: &Error) -> bool {
     matches!(error, Error::Remote(status) if status.code() == Code::Unavailable)
 }
 
-/// Whether a server is on this machine.
-fn is_near(address: &Address) -> bool {
-    let Address::Tcp(host_port) = address else {
-        return true;
-    };
-    let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-}
-
-fn pool(server: &Upstream) -> Result<Pool, Error> {
-    let first = server.connect()?;
-    let others = if is_near(&server.address) {
-        1
-    } else {
-        CONNECTIONS
-    };
-    let others: Result<Vec<_>, _> = (1..others).map(|_| server.connect()).collect();
-    Ok(Pool::new(first, others?))
-}
-
 impl RemoteStorage {
     /// The storage at a server; its action cache may be elsewhere. A server on
     /// another machine gets several connections, and blobs are packed on the way
@@ -113,10 +85,10 @@ impl RemoteStorage {
     /// cannot be used.
     pub fn connect(cas: &Upstream, action_cache: Option<&Upstream>) -> Result<Self, Error> {
         let near = is_near(&cas.address);
-        let cas = pool(cas)?;
+        let cas = Pool::connect(cas)?;
         let actions = match action_cache {
             None => cas.clone(),
-            Some(server) => pool(server)?,
+            Some(server) => Pool::connect(server)?,
         };
         Ok(Self::with_action_cache(cas, actions).compressing(!near))
     }
@@ -142,7 +114,7 @@ impl RemoteStorage {
             caller: Caller::new(),
             trees: Trees::default(),
             compression: false,
-            announced: Arc::default(),
+            announced: Remembered::default(),
         }
     }
 
@@ -155,12 +127,12 @@ impl RemoteStorage {
 
     async fn announced(&self, instance: &InstanceName) -> Result<Announced, Error> {
         if let Some(announced) = self.announced.get() {
-            return Ok(*announced);
+            return Ok(announced);
         }
         let request = GetCapabilitiesRequest {
             instance_name: instance.to_string(),
         };
-        // Callers that come meanwhile ask too: none waits for another's call.
+        // At first callers that come meanwhile ask too: none waits for another's call.
         let mut client = self.capabilities.clone();
         let answer = patiently(client.get_capabilities(request)).await;
         let announced = match answer.map_err(classify) {
@@ -168,14 +140,19 @@ impl RemoteStorage {
             Err(status) if status.code() == Code::Unimplemented => Announced::NOTHING,
             // The call this is asked for finds out itself whether the storage is
             // away, and tries again. What it announces is asked the next time.
-            Err(status) if status.code() == Code::Unavailable => return Ok(Announced::NOTHING),
-            Err(status) => return Err(remote(status)),
+            Err(status) => {
+                let away = status.code() == Code::Unavailable;
+                let assumed = away.then_some(Announced::NOTHING);
+                let assumed = self.announced.earlier().or(assumed);
+                return assumed.ok_or_else(|| remote(status));
+            }
         };
         let announced = match self.compression {
             true => announced,
             false => announced.unpacked(),
         };
-        Ok(*self.announced.get_or_init(|| announced))
+        self.announced.set(announced);
+        Ok(announced)
     }
 
     async fn find_page(
@@ -310,7 +287,7 @@ impl BlobStore for RemoteStorage {
             return Ok(futures::stream::empty().boxed());
         }
         let reading = self.reading(instance, digest).await?;
-        reading.part(offset, length).await
+        self.announced.hear(reading.part(offset, length).await)
     }
 
     async fn read_batch(
@@ -339,14 +316,16 @@ impl BlobStore for RemoteStorage {
                             Err(error) if is_away(&error) => Err(error),
                             read => Ok(vec![(at, read)]),
                         },
-                        Batch::Small(blobs) => small.read(instance, blobs).await,
+                        Batch::Small(blobs) => {
+                            self.announced.hear(small.read(instance, blobs).await)
+                        }
                     }
                 })
                 .buffer_unordered(PARALLEL)
                 .try_collect()
                 .await?;
         for (at, result) in read.into_iter().flatten() {
-            results[at] = Some(result);
+            results[at] = Some(self.announced.hear(result));
         }
         Ok(results
             .into_iter()
@@ -374,10 +353,12 @@ impl BlobStore for RemoteStorage {
             return Ok(());
         }
         let announced = self.announced(instance).await?;
-        if is_small(&digest, announced) {
-            return self.write_small(instance, digest, announced, bytes).await;
-        }
-        self.writing(instance, digest, announced).once(bytes).await
+        let written = if is_small(&digest, announced) {
+            self.write_small(instance, digest, announced, bytes).await
+        } else {
+            self.writing(instance, digest, announced).once(bytes).await
+        };
+        self.announced.hear(written)
     }
 
     async fn write_from(
@@ -390,11 +371,13 @@ impl BlobStore for RemoteStorage {
             return Ok(());
         }
         let announced = self.announced(instance).await?;
-        if is_small(&digest, announced) {
+        let written = if is_small(&digest, announced) {
             let bytes = source(0);
-            return self.write_small(instance, digest, announced, bytes).await;
-        }
-        self.writing(instance, digest, announced).from(source).await
+            self.write_small(instance, digest, announced, bytes).await
+        } else {
+            self.writing(instance, digest, announced).from(source).await
+        };
+        self.announced.hear(written)
     }
 
     async fn write_batch(
@@ -422,14 +405,16 @@ impl BlobStore for RemoteStorage {
                                 written => Ok(vec![(at, written)]),
                             }
                         }
-                        Batch::Small(blobs) => small.write(instance, blobs).await,
+                        Batch::Small(blobs) => {
+                            self.announced.hear(small.write(instance, blobs).await)
+                        }
                     }
                 })
                 .buffer_unordered(PARALLEL)
                 .try_collect()
                 .await?;
         for (at, result) in written.into_iter().flatten() {
-            results[at] = result;
+            results[at] = self.announced.hear(result);
         }
         Ok(results)
     }
@@ -477,24 +462,5 @@ impl ActionCache for RemoteStorage {
             client.update_action_result(request.clone()).await
         };
         self.caller.unary(call).await.map(drop).map_err(remote)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_servers_of_this_machine_are_near() {
-        for (address, near) in [
-            ("unix:/run/storage", true),
-            ("127.0.0.1:80", true),
-            ("[::1]:80", true),
-            ("localhost:80", true),
-            ("10.0.0.1:80", false),
-            ("storage:80", false),
-        ] {
-            assert_eq!(is_near(&address.parse().unwrap()), near, "{address}");
-        }
     }
 }
