@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use common::{MIB, Server, Subject, blob, gather, root, sha256};
+use common::{MIB, Server, Subject, blob, gather, open, root, sha256};
 use daemon::{Address, Channel};
 use proto::Digest;
 use proto::wire::bytestream::byte_stream_client::ByteStreamClient;
@@ -153,6 +153,57 @@ async fn a_packed_upload_that_is_a_bomb_is_refused() {
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
         assert!(!subject.has(digest).await);
     }
+}
+
+#[tokio::test]
+async fn so_many_uploads_are_unpacked_at_a_time_and_the_next_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Arc::new(open(folder.path(), 1 << 30));
+    let actions = Subject::embedded().await.actions;
+    let routes = internal_routes(blobs.clone(), actions, Authorizers::default());
+    let server = Server::start(routes).await;
+    let upload = |seed: u64| {
+        let (digest, bytes) = blob(seed, 100_000);
+        let (hash, size) = (digest.hash(), digest.size());
+        let name = format!("uploads/u/compressed-blobs/zstd/{hash}/{size}");
+        (digest, name, zstd::bulk::compress(&bytes, 3).unwrap())
+    };
+    let mut waiting = Vec::new();
+    let mut channel = server.channel.clone();
+    for seed in 0..256 {
+        if seed % 50 == 0 {
+            channel = daemon::connect(&Address::Unix(server.socket())).unwrap();
+        }
+        let (_, name, packed) = upload(seed);
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let first = message(&name, 0, &packed[..packed.len() / 2], false);
+        sender.send(first).await.unwrap();
+        let mut client = ByteStreamClient::new(channel.clone());
+        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let call = tokio::spawn(async move { client.write(stream).await });
+        waiting.push((sender, call));
+    }
+    // Each has its place when its file is there.
+    let incoming = folder.path().join("incoming");
+    while std::fs::read_dir(&incoming).unwrap().count() < waiting.len() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let (last, name, packed) = upload(256);
+    let mut client = ByteStreamClient::new(server.channel.clone());
+    let whole = futures::stream::iter([message(&name, 0, &packed, true)]);
+    let call = tokio::spawn(async move { client.write(whole).await });
+    // Others are not kept waiting.
+    let (other, bytes) = blob(257, 3 << 20);
+    let client = RemoteStorage::new(server.channel.clone());
+    let written = client.write(root(), other, common::stream(&bytes, 1 << 16));
+    written.await.unwrap();
+    assert!(!call.is_finished());
+    let missing = blobs.find_missing(root(), &[last, other]).await.unwrap();
+    assert_eq!(missing, [last]);
+    let (sender, broken) = waiting.pop().unwrap();
+    drop(sender);
+    broken.await.unwrap().unwrap_err();
+    call.await.unwrap().unwrap();
 }
 
 #[tokio::test]

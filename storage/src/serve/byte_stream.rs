@@ -1,6 +1,7 @@
 //! ByteStream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -12,6 +13,7 @@ use proto::wire::bytestream::{
     WriteResponse,
 };
 use proto::{Digest, ResourceName, status};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::MAXIMUM_MESSAGE;
@@ -25,11 +27,18 @@ use crate::store::{self, BlobStore};
 /// How much one message of a read carries at most, in bytes.
 const PIECE: usize = 1 << 20;
 
+/// How many packed uploads are unpacked at a time, each with a window of up to 8 MiB;
+/// further ones wait.
+const UNPACKING: usize = 256;
+/// How long a packed upload may stand still.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// ByteStream over a store.
 pub struct ByteStreamService {
     blobs: Arc<dyn BlobStore>,
     parked: Parked,
     authorizers: Arc<Authorizers>,
+    unpacking: Arc<Semaphore>,
 }
 
 impl ByteStreamService {
@@ -42,6 +51,7 @@ impl ByteStreamService {
             blobs,
             parked: Parked::default(),
             authorizers,
+            unpacking: Arc::new(Semaphore::new(UNPACKING)),
         })
         .max_decoding_message_size(MAXIMUM_MESSAGE)
     }
@@ -71,6 +81,8 @@ struct Messages {
     /// Counts what is sent, packed or not, from where the first message began.
     offset: u64,
     finished: bool,
+    /// Held while a packed upload is unpacked.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// Why no more messages come.
@@ -82,13 +94,23 @@ enum Stop {
 }
 
 impl Messages {
+    /// The next message. One whose place others wait for must not keep it for ever.
+    async fn message(&mut self) -> Result<Option<WriteRequest>, Status> {
+        let message = self.rest.message();
+        if self.place.is_none() {
+            return message.await;
+        }
+        let heard = tokio::time::timeout(PATIENCE, message).await;
+        heard.unwrap_or_else(|_| Err(Status::unavailable("the upload stood still")))
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, Stop> {
         if self.finished {
             return Ok(None);
         }
         let message = match self.first.take() {
             Some(first) => first,
-            None => match self.rest.message().await {
+            None => match self.message().await {
                 Ok(Some(message)) => message,
                 Ok(None) => {
                     return Err(Stop::Broken(status::invalid_argument(format!(
@@ -228,12 +250,17 @@ impl ByteStream for ByteStreamService {
             ))
         })?;
         let at_once = first.finish_write && offset == 0;
+        let place = match name.compressor {
+            Compressor::Identity => None,
+            Compressor::Zstd => self.unpacking.clone().acquire_owned().await.ok(),
+        };
         let mut bytes = Messages {
             first: Some(first),
             rest,
             resource_name,
             offset,
             finished: false,
+            place,
         }
         .bytes(&name, offset);
         let done = Response::new(WriteResponse {
