@@ -16,6 +16,7 @@ use std::time::Instant;
 use tests::action::Action;
 use tests::elf;
 use tests::farm::{Farm, ROLES, Setup};
+use tests::processes::descriptors_but_networks;
 use tests::seal::Seal;
 use tests::skip;
 use tests::tree::Tree;
@@ -115,8 +116,8 @@ impl Holdings {
             let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"));
             let mounts = mounts.expect("its mounts").lines().count();
             counts.insert(format!("mounts of the {role}"), mounts);
-            let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
-            let descriptors = descriptors.expect("its descriptors").count();
+            let descriptors = descriptors_but_networks(pid);
+            assert_ne!(descriptors, 0, "the descriptors of the {role} can be read");
             counts.insert(format!("descriptors of the {role}"), descriptors);
         }
         Self(counts)

@@ -4,10 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use serde_json::json;
-use tests::processes::Process;
+use tests::processes::{Process, descriptors_but_networks};
 use tests::user::As;
 use tests::wait::wait_for;
 
@@ -26,8 +25,7 @@ const MOST_NETWORKS: usize = 1 + 16 + 2;
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     processes: usize,
-    /// Of both halves and of the sandboxes that wait, but those of networks that the
-    /// launcher keeps to use them again: how many these are changes.
+    /// Of both halves and of the sandboxes that wait, but those of networks.
     descriptors: usize,
     mounts: usize,
     networks: usize,
@@ -42,19 +40,6 @@ fn family(runner: &LoneRunner) -> Vec<i32> {
 
 fn held(runner: &LoneRunner) -> Held {
     let family = family(runner);
-    // The namespace, and the files of its `/proc/net`, whose paths begin where that
-    // `/proc` is mounted: for the launcher nowhere.
-    let is_network = |name: &Path| {
-        name.parent().is_some_and(|parent| parent.ends_with("net"))
-            || name.to_string_lossy().starts_with("net:")
-    };
-    let others = |pid: &i32| {
-        let all = fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten();
-        let names = all.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
-        names.filter(|name| !is_network(name)).count()
-    };
     let networks: BTreeSet<_> = family
         .iter()
         .filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok())
@@ -65,7 +50,10 @@ fn held(runner: &LoneRunner) -> Held {
         .flatten();
     Held {
         processes: family.len(),
-        descriptors: family.iter().map(others).sum(),
+        descriptors: family
+            .iter()
+            .map(|pid| descriptors_but_networks(*pid))
+            .sum(),
         mounts: mounts.expect("the launcher's mounts").lines().count(),
         networks: networks.len(),
         groups: groups

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
 
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,4 +96,21 @@ impl Process {
     pub fn is_there(&self) -> bool {
         Self::read(self.pid).is_some_and(|now| now.started == self.started)
     }
+}
+
+/// How many descriptors a process has, but those of networks that a launcher keeps to
+/// use them again: how many these are changes with the last burst of commands. That is
+/// the namespace, and the files of its `/proc/net`, whose paths begin where that `/proc`
+/// is mounted: for a launcher nowhere.
+#[must_use]
+pub fn descriptors_but_networks(pid: i32) -> usize {
+    let is_network = |name: &Path| {
+        name.parent().is_some_and(|parent| parent.ends_with("net"))
+            || name.to_string_lossy().starts_with("net:")
+    };
+    let all = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    let names = all.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    names.filter(|name| !is_network(name)).count()
 }
