@@ -220,7 +220,10 @@ fn a_lack_of_descriptors_costs_no_more_than_runs() {
                 }
                 Reply::Failed { id, failure } => {
                     assert_eq!(failure.kind, FailureKind::Sandbox, "{failure}");
-                    assert_eq!(failure.errno, libc::EMFILE, "{failure}");
+                    // The latter of what is on its way between processes, which the
+                    // kernel counts for all of a user's together (unix(7)).
+                    let lacks = [libc::EMFILE, libc::ETOOMANYREFS];
+                    assert!(lacks.contains(&failure.errno), "{failure}");
                     assert!(open.remove(&id));
                     lacked += 1;
                 }
