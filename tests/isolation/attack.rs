@@ -2,11 +2,14 @@
 //! and under another sandbox alike.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::LazyLock;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -60,8 +63,8 @@ impl Attack {
 
     /// Makes the attack in an action of a farm, and checks that all is refused.
     pub fn refused(&self, who: As) -> Attempts {
-        let arena = Arena::new(who);
         let ground = Ground::new(who);
+        let arena = Arena::new(who);
         let words = ground.words(self);
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         let action = arena.action(&words, &inputs::tree());
@@ -109,6 +112,18 @@ macro_rules! refused_on_both_farms {
 }
 pub(crate) use refused_on_both_farms;
 
+/// Has whatever is started from here on, farms and runners too, begin with one more
+/// descriptor than the usual three, as from a careless service manager: a folder of
+/// the host's.
+fn leave_descriptor_open() {
+    static FOLDER: LazyLock<File> = LazyLock::new(|| {
+        let folder = File::open("/").expect("the host's root");
+        fcntl(&folder, FcntlArg::F_SETFD(FdFlag::empty())).expect("its flags");
+        folder
+    });
+    LazyLock::force(&FOLDER);
+}
+
 /// What attacks are aimed at on the host: things of whoever runs the farm.
 pub struct Ground {
     /// Files, and where controls work.
@@ -132,6 +147,7 @@ struct Listeners {
 impl Ground {
     /// Lays it out for a user.
     pub fn new(who: As) -> Self {
+        leave_descriptor_open();
         let folder = who.folder();
         let secret = tests::secret();
         let name = format!("hayloft-{}", tests::secret());
