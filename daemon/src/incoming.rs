@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -21,7 +20,7 @@ use tonic::transport::server::Connected;
 
 use crate::accept::Accept;
 use crate::listener::{Accepted, Listener};
-use crate::transport::Transport;
+use crate::transport::{Transport, With};
 use crate::{Principal, tls};
 
 /// How long a handshake may take.
@@ -112,10 +111,12 @@ async fn shake(
     }
 }
 
-/// A connection to a server.
+/// A connection to a server, which has its place while it lasts.
+pub(crate) type Connection = With<Place>;
+
+/// Whose connection it is, and one of those that the listener may have.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    transport: Transport,
+pub(crate) struct Place {
     peer: Peer,
     _permit: OwnedSemaphorePermit,
 }
@@ -145,15 +146,15 @@ impl Connection {
                     })
             }
         };
-        Self {
-            transport,
+        let kept = Place {
             peer: Peer { principal },
             _permit: permit,
-        }
+        };
+        Self { transport, kept }
     }
 
     pub(crate) fn peer(&self) -> &Peer {
-        &self.peer
+        &self.kept.peer
     }
 }
 
@@ -161,46 +162,6 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.transport.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(context)
+        self.kept.peer.clone()
     }
 }

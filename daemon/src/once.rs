@@ -6,17 +6,14 @@
 //! *lost*, its calls fail with UNAVAILABLE, and whoever wants another makes one.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connection::{CONNECT_TIMEOUT, endpoint};
 use crate::dial::Dialer;
-use crate::transport::Transport;
+use crate::transport::With;
 use crate::{Channel, Error, Upstream};
 
 /// Whether a connection is gone.
@@ -49,9 +46,9 @@ impl Upstream {
             .map_err(|_| unreachable(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs())))?
             .map_err(|error| unreachable(error.to_string()))?;
         let lost = Lost::default();
-        let mut once = Some(TokioIo::new(Watched {
+        let mut once = Some(TokioIo::new(With {
             transport,
-            lost: lost.clone(),
+            kept: Watch(lost.clone()),
         }));
         // The address is the dialer's business; HTTP/2 only wants some authority.
         let endpoint = endpoint("http://localhost")?;
@@ -69,54 +66,11 @@ impl Upstream {
     }
 }
 
-/// The one connection. It is dropped when either side closes it.
-struct Watched {
-    transport: Transport,
-    lost: Lost,
-}
+/// Dropped with the one connection, when either side closes it.
+struct Watch(Lost);
 
-impl Drop for Watched {
+impl Drop for Watch {
     fn drop(&mut self) {
-        self.lost.0.store(true, Ordering::Release);
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.transport.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(context)
+        self.0.0.store(true, Ordering::Release);
     }
 }
