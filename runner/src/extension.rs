@@ -23,6 +23,8 @@ pub(crate) struct ExtensionService {
     pub(crate) upkeep: Upkeep,
     pub(crate) set_tmpdir: bool,
     pub(crate) root: Root,
+    /// The user and group that commands see themselves as.
+    pub(crate) user_id: u32,
     /// What commands have where their requests say nothing else.
     pub(crate) limits: Limits,
 }
@@ -41,6 +43,7 @@ impl RunnerExtension for ExtensionService {
                 true => u32::try_from(sandbox::MOST_LAYERS).unwrap_or(u32::MAX),
                 false => 0,
             },
+            user_id: Some(self.user_id),
             own_uids: protections
                 .iter()
                 .any(|held| held.held && held.protection == sandbox::Protection::OwnUid),

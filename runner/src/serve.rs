@@ -78,6 +78,7 @@ async fn serve(
         upkeep: upkeep.clone(),
         set_tmpdir: config.set_tmpdir_environment_variable,
         root: config.root,
+        user_id: config.policy()?.inner_id,
         limits: config.limits.checked().unwrap_or_default(),
     });
     let routes = Routes::new(runner.max_decoding_message_size(REQUEST_BYTES))

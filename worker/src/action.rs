@@ -27,6 +27,7 @@ use crate::memory::Memory;
 use crate::metrics::ActionMetrics;
 use crate::outputs::{self, Collected, Declared, upload};
 use crate::prepare::Prepared;
+use crate::promises;
 use crate::result::{Moment, Report, browser_link};
 use crate::root::Devices;
 use crate::runner::Command;
@@ -235,7 +236,7 @@ impl Executor {
         report.at(Moment::InputFetchStart);
         let services = &*self.services;
         let mut prepared = services.prepare(task, session.inputs).await?;
-        let command = self.command(task, &prepared)?;
+        let command = self.command(task, session, &prepared)?;
         // Equal actions get equal paths, where their results are shared.
         let named = (!task.do_not_cache).then_some(&task.digest);
         let runner = Arc::clone(&session.runner);
@@ -294,11 +295,18 @@ impl Executor {
     }
 
     #[allow(deprecated, reason = "clients before REv2.2 give the platform there")]
-    fn command(&self, task: &Task, prepared: &Prepared) -> Result<Command, Error> {
+    fn command(
+        &self,
+        task: &Task,
+        session: &Session,
+        prepared: &Prepared,
+    ) -> Result<Command, Error> {
         let command = &prepared.command;
         if command.arguments.is_empty() {
             return Err(Error::Malformed("the command has no arguments"));
         }
+        let platform = task.platform.as_ref().or(command.platform.as_ref());
+        promises::check(platform, session.runner.description())?;
         let mut environment: HashMap<String, String> =
             self.environment.clone().into_iter().collect();
         for variable in &command.environment_variables {
@@ -310,10 +318,7 @@ impl Executor {
             working_directory: prepared.declared.working_directory.to_string(),
             build: String::new(),
             timeout: task.timeout,
-            limits: limits::asked(
-                task.platform.as_ref().or(command.platform.as_ref()),
-                &self.maximum_limits,
-            )?,
+            limits: limits::asked(platform, &self.maximum_limits)?,
             overlay: None,
             subject: task.subject(&self.worker),
         })

@@ -116,6 +116,16 @@ pub enum Error {
         /// The most it may be.
         most: u64,
     },
+    /// A platform property promises what the runner does not give.
+    #[error("platform property {name}: {value:?}: {reason}")]
+    Promise {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is given instead.
+        reason: String,
+    },
     /// Blobs that the action needs are not in the storage.
     #[error("{} blobs are missing", .blobs.len())]
     Missing {
@@ -285,7 +295,7 @@ impl From<Error> for Status {
             | Error::Path { .. }
             | Error::Property { .. } => Code::InvalidArgument,
             // REv2, ActionResult.output_files and output_directories.
-            Error::OutputKind { .. } => Code::FailedPrecondition,
+            Error::OutputKind { .. } | Error::Promise { .. } => Code::FailedPrecondition,
             Error::Limit { .. }
             | Error::NoRoom { .. }
             | Error::OutputSize { .. }

@@ -37,6 +37,7 @@ mod memory;
 mod metrics;
 mod outputs;
 mod prepare;
+mod promises;
 mod result;
 mod root;
 mod runner;

@@ -131,6 +131,7 @@ fn the_input_root_can_be_the_whole_root() {
         assert!(runner.build().join("1/tmp/file").exists());
         let description = runner.extension().describe(()).await.unwrap().into_inner();
         assert_eq!(description.root(), Root::Input);
+        assert_eq!(description.user_id, Some(0));
     });
 }
 
@@ -170,6 +171,7 @@ fn the_sandbox_is_described() {
     each_mode(&json!({}), async |runner| {
         let description = runner.extension().describe(()).await.unwrap().into_inner();
         assert_eq!(description.root(), Root::Host);
+        assert_eq!(description.user_id, Some(1000));
         assert_eq!(description.own_uids, runner.mode == Mode::Root);
         let held = |name: &str| {
             let mut all = description.protections.iter();
