@@ -6,7 +6,6 @@
 //! Bazel comes from Debian's packages: with `HAYLOFT_INSTALL=1` these tests install
 //! it, else they skip where it is missing.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -272,19 +271,6 @@ genrule(
     fs::write(folder.join("BUILD"), rules).expect("its rules");
 }
 
-/// How often workers began to execute each action, as they have logged it.
-fn executions(farm: &Farm) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for line in farm.log().lines().filter(|line| line.contains("executing")) {
-        let Some((_, rest)) = line.split_once("action=") else {
-            continue;
-        };
-        let action = rest.split_whitespace().next().unwrap_or_default();
-        *counts.entry(action.to_owned()).or_default() += 1;
-    }
-    counts
-}
-
 #[test]
 fn bazel_builds_on_while_the_scheduler_is_killed_and_nothing_runs_twice() {
     let name = "bazel_builds_on_while_the_scheduler_is_killed_and_nothing_runs_twice";
@@ -301,7 +287,7 @@ fn bazel_builds_on_while_the_scheduler_is_killed_and_nothing_runs_twice() {
         let build = scope.spawn(|| workspace.bazel("first", &["build", "//slow:whole"]));
         for enough in [4, 12] {
             wait_for("actions to run", || {
-                (executions(&farm).len() >= enough).then_some(())
+                (farm.executions().len() >= enough).then_some(())
             });
             let scheduler = farm.role("scheduler");
             kill(Pid::from_raw(scheduler.pid), Signal::SIGKILL).expect("it is there");
@@ -312,7 +298,7 @@ fn bazel_builds_on_while_the_scheduler_is_killed_and_nothing_runs_twice() {
     });
     let whole = fs::read_to_string(workspace.output("first", "slow/whole.txt"));
     assert_eq!(whole.expect("it is built").lines().count(), 24);
-    let executions = executions(&farm);
+    let executions = farm.executions();
     assert_eq!(executions.len(), 25);
     assert!(
         executions.values().all(|count| *count == 1),

@@ -6,7 +6,8 @@
 //! records what a worker's cache holds and compares, [`processes`] looks at this
 //! machine's processes and [`mod@wait`] waits for them, [`elf`] makes the smallest
 //! programs there are, [`tls_farm`] is a farm of single programs over TLS, [`skip`] is
-//! how a test says that it cannot run here.
+//! how a test says that it cannot run here. [`metrics`] are what a farm's programs count,
+//! [`ran`] is how a foreign client's command ended.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +18,9 @@ pub mod authority;
 pub mod client;
 pub mod elf;
 pub mod farm;
+pub mod metrics;
 pub mod processes;
+pub mod ran;
 pub mod seal;
 pub mod skip;
 pub mod tls_farm;

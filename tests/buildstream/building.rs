@@ -1,0 +1,100 @@
+//! What is built, and from what the second time.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tests::farm::{Farm, Setup};
+use tests::seal::Seal;
+use tests::user::As;
+
+use crate::client::{Project, has_buildstream};
+
+/// The elements of `barn.bst` that run commands.
+const BUILT: [&str; 6] = ["sheaves", "inventory", "census", "house", "guest", "tenant"];
+
+pub fn setup(who: As) -> Setup {
+    Setup::new(who).slots(4).arguments(&["--root", "input"])
+}
+
+pub fn farm(who: As) -> Farm {
+    setup(who).start()
+}
+
+pub fn leave(farm: Farm) {
+    farm.wait_until_idle();
+    Seal::record(&farm.cache()).check();
+    farm.stop();
+}
+
+/// Checks every kind of output that an element can have.
+fn assert_sheaves(folder: &Path) {
+    let share = folder.join("usr/share/harvest");
+    let read = |name| fs::read_to_string(share.join(name)).expect("a file");
+    assert_eq!(read("sheaves.txt"), "barley 3\noats 1\nrye 2\n");
+    let link = |name| fs::read_link(share.join(name)).expect("a link");
+    assert_eq!(link("first"), Path::new("sheaves.txt"));
+    assert_eq!(link("dangling"), Path::new("../nowhere"));
+    assert_eq!(link("absolute"), Path::new("/usr/bin/bind"));
+    let barn = fs::read_dir(share.join("empty barn")).expect("an empty folder");
+    assert_eq!(barn.count(), 0);
+    let program = fs::metadata(folder.join("usr/bin/bind")).expect("a program");
+    assert_eq!(program.permissions().mode() & 0o111, 0o111);
+    let text = fs::metadata(share.join("sheaves.txt")).expect("a text");
+    assert_eq!(text.permissions().mode() & 0o111, 0);
+}
+
+/// Checks what the first or second client has built.
+fn assert_built(project: &Project, client: &str) {
+    assert_sheaves(&project.checkout(client, "sheaves.bst"));
+    for (element, file, expected) in [
+        (
+            "inventory.bst",
+            "inventory.txt",
+            "/barn/usr/bin/bind\n/barn/usr/share/harvest/sheaves.txt\n",
+        ),
+        ("census.bst", "census.txt", "3\n"),
+        ("house.bst", "tmp.txt", "mark\nother\n"),
+        ("guest.bst", "tmp.txt", "mark\nother\n"),
+        ("tenant.bst", "ids.txt", "0:0\n"),
+    ] {
+        let folder = project.checkout(client, element);
+        let read = fs::read_to_string(folder.join(file)).expect("a file");
+        assert_eq!(read, expected, "{element}");
+    }
+}
+
+fn builds(name: &str, who: As) {
+    if !has_buildstream(name) {
+        return;
+    }
+    let farm = farm(who);
+    let project = Project::copy(&farm).instance("meadow");
+    let build = project.bst("first", &["build", "barn.bst"]);
+    build.assert(0, &["Waiting for the remote build to complete"]);
+    let count = BUILT.len() as u64;
+    farm.assert_executed(0, count, "BuildStream 2.8.1: barn.bst");
+    assert_built(&project, "first");
+
+    // Another client has nothing but the project.
+    let build = project.bst("second", &["build", "barn.bst"]);
+    let build = build.assert(0, &[]);
+    let known = "Action result found in action cache";
+    let found = build.text.matches(known).count();
+    assert_eq!(found, BUILT.len(), "{}", build.text);
+    farm.assert_executed(count, 0, "BuildStream 2.8.1: barn.bst by a second client");
+    assert_built(&project, "second");
+    leave(farm);
+}
+
+#[test]
+fn elements_are_built_and_another_client_finds_them_built() {
+    let name = "elements_are_built_and_another_client_finds_them_built";
+    builds(name, As::possible()[0]);
+}
+
+#[test]
+fn elements_are_built_on_a_farm_of_a_plain_user() {
+    let name = "elements_are_built_on_a_farm_of_a_plain_user";
+    builds(name, As::PlainUser);
+}

@@ -1,0 +1,114 @@
+//! How elements end that are not built.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::processes::Process;
+use tests::ran::Ran;
+use tests::user::As;
+use tests::wait::{wait_for, wait_for_none};
+
+use crate::building::{farm, leave, setup};
+use crate::client::{Project, has_buildstream};
+
+/// The words of what runs for as long as an element is built.
+const ENDLESS: [&str; 2] = ["sleep", "86399"];
+const SLOW: [&str; 2] = ["sleep", "3.217"];
+
+fn running(command: &[&str]) -> Vec<Process> {
+    let mut all = Process::mentioning(command[1]);
+    all.retain(|process| process.arguments == command);
+    all
+}
+
+#[test]
+fn a_failing_element_tells_why() {
+    if !has_buildstream("a_failing_element_tells_why") {
+        return;
+    }
+    let farm = farm(As::possible()[0]);
+    let project = Project::copy(&farm);
+    let build = project.bst("first", &["build", "failing.bst"]);
+    let words = [
+        "the scythe is sharp\n",
+        "the scythe broke\n",
+        "exitcode 7\n",
+    ];
+    let build = build.assert(255, &words);
+    let after = build
+        .text
+        .lines()
+        .find(|line| line.trim() == "nobody gets here");
+    assert_eq!(after, None, "{}", build.text);
+    let log = project.bst("first", &["artifact", "log", "failing.bst"]);
+    log.assert(0, &words);
+    farm.assert_executed(0, 1, "BuildStream 2.8.1: failing.bst");
+    // A failure is no result: whoever asks has it built.
+    let build = project.bst("second", &["build", "failing.bst"]);
+    build.assert(255, &words);
+    farm.assert_executed(1, 1, "BuildStream 2.8.1: failing.bst again");
+    leave(farm);
+}
+
+#[test]
+fn an_element_that_asks_for_what_no_worker_gives_is_refused_by_name() {
+    if !has_buildstream("an_element_that_asks_for_what_no_worker_gives_is_refused_by_name") {
+        return;
+    }
+    let farm = farm(As::possible()[0]);
+    let project = Project::copy(&farm);
+    for (element, property) in [
+        ("nested.bst", "remoteApisSocketPath"),
+        ("stranger.bst", "unixUID"),
+    ] {
+        let build = project.bst("first", &["build", element]);
+        build.assert(255, &[property]);
+    }
+    leave(farm);
+}
+
+#[test]
+fn an_interrupted_build_runs_nowhere() {
+    if !has_buildstream("an_interrupted_build_runs_nowhere") {
+        return;
+    }
+    let farm = farm(As::possible()[0]);
+    let project = Project::copy(&farm);
+    let build = project.start("first", &["build", "endless.bst"]);
+    wait_for("the element's command", || running(&ENDLESS).pop());
+    let bst = Pid::from_raw(i32::try_from(build.id()).expect("a process id"));
+    kill(bst, Signal::SIGINT).expect("BuildStream is there");
+    let ended: Ran = build.wait_with_output().expect("its end").into();
+    assert_ne!(ended.code, Some(0), "{}", ended.text);
+    wait_for_none("the element's command", || running(&ENDLESS));
+    leave(farm);
+}
+
+#[test]
+fn a_build_goes_on_when_the_scheduler_is_killed_and_nothing_runs_twice() {
+    let name = "a_build_goes_on_when_the_scheduler_is_killed_and_nothing_runs_twice";
+    if !has_buildstream(name) {
+        return;
+    }
+    let farm = setup(As::possible()[0])
+        .environment("HAYLOFT_LOG", "info,worker=debug")
+        .start();
+    let project = Project::copy(&farm);
+    let build = project.start("first", &["build", "slow.bst"]);
+    wait_for("the element's command", || running(&SLOW).pop());
+    let scheduler = farm.role("scheduler");
+    kill(Pid::from_raw(scheduler.pid), Signal::SIGKILL).expect("it is there");
+    wait_for("its end", || (!scheduler.is_there()).then_some(()));
+    let ended: Ran = build.wait_with_output().expect("its end").into();
+    let ended = ended.assert(0, &[]);
+    assert!(
+        farm.log().contains("adopted what a worker executes"),
+        "{}",
+        ended.text
+    );
+    farm.assert_executed(
+        0,
+        1,
+        "BuildStream 2.8.1: slow.bst through a kill of the scheduler",
+    );
+    leave(farm);
+}

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Sorts what stands on the field.
+sort "$1"
