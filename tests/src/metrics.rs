@@ -78,17 +78,22 @@ impl Farm {
         counts
     }
 
-    /// Says on the terminal, also where the harness keeps what passing tests print,
-    /// what a client built and how many actions that took, and checks that it was so
-    /// many.
+    /// Says what a client built and how many actions that took, and checks that it was
+    /// so many.
     ///
     /// # Panics
     /// It was another number: a client that quietly builds by itself, for one.
     #[track_caller]
     pub fn assert_executed(&self, before: u64, count: u64, built: &str) {
         let executed = self.executed() - before;
-        let line = format!("CLIENT {built}: {executed} actions ran remotely\n");
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        tell_executed(executed, built);
         assert_eq!(executed, count, "{built}");
     }
+}
+
+/// Says what a client built and how many actions that took, on the terminal also
+/// where the harness keeps what passing tests print.
+pub fn tell_executed(count: u64, built: &str) {
+    let line = format!("CLIENT {built}: {count} actions ran remotely\n");
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }

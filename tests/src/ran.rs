@@ -47,16 +47,4 @@ impl Ran {
         }
         self
     }
-
-    /// Checks that none of these words is in what it printed.
-    ///
-    /// # Panics
-    /// One is.
-    #[track_caller]
-    pub fn assert_without(self, words: &[&str]) -> Self {
-        for word in words {
-            assert!(!self.text.contains(word), "{word:?} is in:\n{}", self.text);
-        }
-        self
-    }
 }

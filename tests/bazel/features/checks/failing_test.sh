@@ -1,0 +1,3 @@
+#!/bin/bash
+echo "fell over in $(< /proc/sys/kernel/random/uuid)"
+exit 9

@@ -1,0 +1,14 @@
+//! Bazel 4.2.3 builds and tests on farms. `bazel/README.md` says what its workspaces
+//! hold and how to drive it by hand.
+//!
+//! Bazel comes from Debian's packages: with `HAYLOFT_INSTALL=1` these tests install
+//! it, else they skip where it is missing.
+
+mod caching;
+mod checks;
+mod client;
+mod cpp;
+mod ending;
+mod failures;
+mod kills;
+mod outputs;
