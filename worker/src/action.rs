@@ -404,8 +404,10 @@ impl Executor {
             }
             ("historical_execute_response", digest)
         };
-        if let Some(browser) = &services.browser_url {
-            let sort = if cache { "cached" } else { "uncached" };
+        let sort = if cache { "cached" } else { "uncached" };
+        // What is not cached can be found by this digest alone (`hayloft action`).
+        let browser = services.browser_url.as_deref();
+        if let Some(browser) = browser.or((!cache).then_some("")) {
             let link = browser_link(browser, &task.instance, kind, digest);
             report.note(format!("Action details ({sort} result): {link}"));
         }
