@@ -1,73 +1,21 @@
 //! `hayloft run`, on a farm that is there and on one of its own, and
 //! `hayloft doctor`: what a person or a script sees of them.
 
-use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tempfile::TempDir;
+use tests::desk::Desk;
 use tests::farm::{Farm, Setup};
 use tests::processes::Process;
 use tests::user::As;
 use tests::wait::{wait_for, wait_for_none};
-
-/// A person's place: a home, a folder for temporary files, a working directory.
-struct Desk {
-    who: As,
-    folder: TempDir,
-}
-
-impl Desk {
-    fn of(who: As) -> Self {
-        let folder = who.folder();
-        for name in ["tmp", "work"] {
-            let path = folder.path().join(name);
-            fs::create_dir(&path).expect("a folder");
-            who.own(&path);
-        }
-        Self { who, folder }
-    }
-
-    fn work(&self) -> std::path::PathBuf {
-        self.folder.path().join("work")
-    }
-
-    fn command<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Command {
-        let mut command = self.who.command("hayloft-under-test", self.folder.path());
-        command
-            .args(words)
-            .current_dir(self.work())
-            .env("TMPDIR", self.folder.path().join("tmp"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    fn run<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Output {
-        self.command(words).output().expect("hayloft runs")
-    }
-
-    /// Runs a shell script by `hayloft run` with these options.
-    fn script(&self, options: &[&str], script: &str) -> Output {
-        self.run([&["run"], options, &["--", "/bin/sh", "-c", script]].concat())
-    }
-
-    /// Checks that nothing is left in the folder for temporary files.
-    fn leave(self) {
-        let left: Vec<_> = fs::read_dir(self.folder.path().join("tmp"))
-            .expect("the folder")
-            .collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
-}
 
 /// Checks what a program printed, all of it, and its exit code.
 fn assert_printed(output: &Output, code: i32, stdout: &str, stderr: &str) {

@@ -4,7 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use daemon::tls::{Files, KeyPair};
+
+pub mod credentials;
+pub mod operators;
+
+pub use credentials::Credentials;
+pub use operators::{Drain, Kill, Queue, Workers};
 
 /// A remote execution farm on one machine, every action in a sandbox.
 #[derive(Debug, Parser)]
@@ -22,6 +27,16 @@ pub enum Command {
     Up(Up),
     /// Run one command remotely: upload its inputs, fetch its outputs.
     Run(Box<Run>),
+    /// Tell what a farm knows of an action: what ran, on what, and what became of it.
+    Action(Box<Action>),
+    /// List a scheduler's queues and what is in them.
+    Queue(Box<Queue>),
+    /// List a scheduler's workers and what they execute.
+    Workers(Box<Workers>),
+    /// Have workers take no more work; without a pattern, list who takes none.
+    Drain(Box<Drain>),
+    /// End actions, whoever waits for them.
+    Kill(Box<Kill>),
     /// Tell what isolation this host can give, and how to get the rest.
     Doctor(Doctor),
     /// One role of a farm.
@@ -88,20 +103,11 @@ pub struct Up {
 #[derive(Args, Clone, Debug)]
 pub struct Run {
     /// The farm [default: one that is started for this command alone].
-    #[arg(long, value_name = "grpc[s]://HOST:PORT")]
+    #[arg(id = "address", long = "remote", value_name = "grpc[s]://HOST:PORT")]
     pub remote: Option<daemon::Upstream>,
-    /// PEM of the authorities that vouch for the farm [default: the system's].
-    #[arg(long, value_name = "FILE", requires = "remote")]
-    pub tls_authorities: Option<PathBuf>,
-    /// PEM of the certificate that is shown to the farm.
-    #[arg(long, value_name = "FILE", requires_all = ["remote", "tls_key"])]
-    pub tls_certificate: Option<PathBuf>,
-    /// PEM of that certificate's key.
-    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
-    pub tls_key: Option<PathBuf>,
-    /// The token that calls to the farm carry.
-    #[arg(long, value_name = "FILE", requires = "remote")]
-    pub token: Option<PathBuf>,
+    /// How the farm is known, and shown who calls.
+    #[command(flatten)]
+    pub credentials: Credentials,
     /// The instance name at the farm.
     #[arg(long, value_name = "NAME", default_value = "")]
     pub instance: String,
@@ -135,26 +141,29 @@ pub struct Run {
     pub command: Vec<String>,
 }
 
-impl Run {
-    /// The farm that is named, and how it is talked to.
-    #[must_use]
-    pub fn upstream(&self) -> Option<daemon::Upstream> {
-        let mut upstream = self.remote.clone()?;
-        if let Some(authorities) = &self.tls_authorities {
-            let tls = upstream.tls.get_or_insert_default();
-            tls.server_certificate_authorities_path = Some(authorities.clone());
-        }
-        if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
-            let tls = upstream.tls.get_or_insert_default();
-            tls.client_key_pair = Some(KeyPair::Files(Files {
-                certificate_path: certificate.clone(),
-                private_key_path: key.clone(),
-                refresh_interval: None,
-            }));
-        }
-        upstream.bearer_token_path.clone_from(&self.token);
-        Some(upstream)
-    }
+/// Options of a look at an action.
+#[derive(Args, Clone, Debug)]
+pub struct Action {
+    /// The farm.
+    #[arg(id = "address", long = "remote", value_name = "grpc[s]://HOST:PORT")]
+    pub remote: daemon::Upstream,
+    /// How the farm is known, and shown who calls.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// The instance name at the farm.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub instance: String,
+    /// List all inputs and outputs, not the first of them alone.
+    #[arg(long)]
+    pub all: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// HASH-SIZE or HASH/SIZE of the Action or of the HistoricalExecuteResponse that
+    /// Buildbarn's workers and Hayloft's keep of an action that failed, or the link to
+    /// either in a worker's message.
+    #[arg(value_name = "DIGEST")]
+    pub digest: crate::action::Name,
 }
 
 /// Options of the examination.

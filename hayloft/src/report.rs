@@ -2,8 +2,6 @@
 //! prints.
 
 use proto::Digest;
-use proto::messages::system_time;
-use proto::wire::protobuf::Timestamp;
 use proto::wire::rev2;
 use serde_json::{Value, json};
 use tonic::Status;
@@ -31,27 +29,6 @@ pub fn report(
         "stdout": String::from_utf8_lossy(stdout),
         "stderr": String::from_utf8_lossy(stderr),
         "worker": metadata.worker,
-        "seconds": {
-            "queued": seconds(&metadata.queued_timestamp, &metadata.worker_start_timestamp),
-            "fetching_inputs": seconds(
-                &metadata.input_fetch_start_timestamp,
-                &metadata.input_fetch_completed_timestamp,
-            ),
-            "running": seconds(
-                &metadata.execution_start_timestamp,
-                &metadata.execution_completed_timestamp,
-            ),
-            "uploading_outputs": seconds(
-                &metadata.output_upload_start_timestamp,
-                &metadata.output_upload_completed_timestamp,
-            ),
-        },
+        "seconds": crate::stages::json(&metadata),
     })
-}
-
-/// Between two moments; none where one is not known.
-fn seconds(from: &Option<Timestamp>, to: &Option<Timestamp>) -> Option<f64> {
-    let [from, to] = [from, to].map(|moment| system_time(moment.as_ref()?));
-    let lasted = to?.duration_since(from?).ok()?;
-    Some(lasted.as_secs_f64())
 }

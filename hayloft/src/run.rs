@@ -6,6 +6,7 @@
 //! farm of its own stopped and removed.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use prost::Message;
 use proto::wire::rev2;
 use proto::wire::rev2::execution_stage::Value as Stage;
 use proto::{Digest, InstanceName};
@@ -41,8 +43,11 @@ pub fn run(arguments: &cli::Run) -> Result<ExitCode> {
     let runtime = up::runtime()?;
     let outcome = runtime.block_on(async {
         let shutdown = daemon::Shutdown::on_signals()?;
-        match arguments.upstream() {
-            Some(remote) => execute(arguments, &remote, &shutdown).await,
+        match arguments.remote.clone() {
+            Some(remote) => {
+                let remote = arguments.credentials.to(remote);
+                execute(arguments, &remote, &shutdown).await
+            }
             None => on_own_farm(arguments, &shutdown).await,
         }
     });
@@ -93,8 +98,9 @@ async fn execute(
     let progress = Display::new();
     // While there is one to cancel.
     let operation = RefCell::new(None);
+    let perform = perform(arguments, remote, &client, &progress, &operation);
     tokio::select! {
-        outcome = perform(arguments, remote, &client, &progress, &operation) => {
+        outcome = about_itself().scope(perform) => {
             progress.clear();
             return outcome;
         }
@@ -108,6 +114,19 @@ async fn execute(
         }
     }
     Ok(ExitCode::from(INTERRUPTED))
+}
+
+/// What the farm is told of whoever asks: each run is an invocation of its own.
+fn about_itself() -> daemon::CallContext {
+    let metadata = rev2::RequestMetadata {
+        tool_details: Some(rev2::ToolDetails {
+            tool_name: "hayloft".into(),
+            tool_version: env!("CARGO_PKG_VERSION").into(),
+        }),
+        tool_invocation_id: uuid::Uuid::new_v4().to_string(),
+        ..Default::default()
+    };
+    daemon::CallContext::new(Some(&metadata.encode_to_vec()), &HashMap::new())
 }
 
 async fn perform(
@@ -130,6 +149,19 @@ async fn perform(
         .await
         .with_context(|| format!("cannot upload the inputs to {remote}"))?;
     let action = client.upload_action(&spec(arguments), root).await?;
+    if !arguments.no_cache
+        // Servers need not look for one when they are asked to execute, and Buildbarn's
+        // do not. One that cannot be asked may execute all the same.
+        && let Ok(Some(result)) = client.cached(action).await
+    {
+        let response = rev2::ExecuteResponse {
+            result: Some(result),
+            cached_result: true,
+            ..Default::default()
+        };
+        progress.clear();
+        return finish(client, &response, arguments.json.then_some(action)).await;
+    }
     let response = client
         .execute(action, arguments.no_cache, |update| {
             operation.replace(Some(update.operation.clone()));
@@ -181,6 +213,9 @@ async fn finish(
         "hayloft: {}",
         crate::client::execution::describe_status(&status)
     );
+    for line in response.message.lines() {
+        eprintln!("hayloft: {line}");
+    }
     if let Err(error) = fetch(client, response, Some(&status), report).await {
         eprintln!("hayloft: {error:#}");
     }

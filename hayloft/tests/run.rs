@@ -1,4 +1,5 @@
-//! How `hayloft run` ends when it is not the command that ends it.
+//! `hayloft run` where no command runs: a farm that is away or lets nobody execute, and
+//! a person who interrupts it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,9 +7,15 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 
+use daemon::{Address, Diagnostics, Shutdown};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proto::wire::rev2;
+use proto::{Digest, DigestFunction, InstanceName};
+use storage::local::{Actions, Blobs, Limits};
+use storage::{ActionCache, Authorizers, Front, Updates};
 
 fn run(remote: &str, more: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_hayloft"))
@@ -75,4 +82,63 @@ fn an_interrupt_is_heard_while_inputs_are_read() {
     }
     let output = interrupt(child);
     assert_eq!(output.status.code(), Some(130), "{output:?}");
+}
+
+/// A farm of another make need not look into its action cache when it is asked to
+/// execute; this one does not even execute.
+#[test]
+fn an_earlier_result_is_taken_from_the_action_cache() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        disk: 1 << 24,
+        memory: 0,
+    };
+    let blobs = Blobs::open(&folder.path().join("blobs"), limits).unwrap();
+    let actions = Arc::new(Actions::open(&folder.path().join("actions"), 1 << 24).unwrap());
+    let front = Front {
+        blobs: Arc::new(blobs),
+        actions: actions.clone(),
+        scheduler: None,
+        action_cache_updates: Updates::Never,
+        authorizers: Authorizers::default(),
+        holder: None,
+        shutdown: Shutdown::new(),
+    };
+    let address = Address::Unix(folder.path().join("front"));
+    let listener = runtime.block_on(daemon::listen(&address)).unwrap();
+    runtime.spawn(daemon::serve(
+        listener,
+        front.routes(),
+        Diagnostics::default(),
+    ));
+    let remote = address.to_string();
+    let output = run(&remote, &[]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("Unimplemented"), "{said}");
+
+    let spec = hayloft::client::Spec {
+        arguments: vec!["true".into()],
+        environment: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
+        ..Default::default()
+    };
+    let root = Digest::of(DigestFunction::Sha256, b"");
+    let (action, _) = hayloft::client::describe(&spec, root);
+    let result = rev2::ActionResult {
+        stdout_raw: b"of before\n".to_vec(),
+        exit_code: 3,
+        ..Default::default()
+    };
+    let instance = InstanceName::empty();
+    let kept = actions.update(&instance, action, result);
+    runtime.block_on(kept).unwrap();
+    let output = run(&remote, &[]).wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(3), &b"of before\n"[..])
+    );
+    let output = run(&remote, &["--no-cache"]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    runtime.shutdown_background();
 }

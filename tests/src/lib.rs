@@ -2,7 +2,8 @@
 //!
 //! [`farm`] starts `hayloft up` in a temporary directory, as root or as a plain
 //! [`user`], and makes sure that nothing of it is left. [`tree`] and [`action`]
-//! describe what to run on it, [`client`] runs it and gives the outcome. [`seal`]
+//! describe what to run on it, [`client`] runs it and gives the outcome, [`desk`] calls
+//! `hayloft` as a person would. [`seal`]
 //! records what a worker's cache holds and compares, [`processes`] looks at this
 //! machine's processes and [`mod@wait`] waits for them, [`elf`] makes the smallest
 //! programs there are, [`tls_farm`] is a farm of single programs over TLS, [`skip`] is
@@ -16,6 +17,7 @@ pub mod action;
 #[path = "../../daemon/tests/authority/mod.rs"]
 pub mod authority;
 pub mod client;
+pub mod desk;
 pub mod elf;
 pub mod farm;
 pub mod metrics;

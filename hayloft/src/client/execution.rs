@@ -13,6 +13,7 @@ use proto::messages::unpack;
 use proto::wire::longrunning::operations_client::OperationsClient;
 use proto::wire::longrunning::{CancelOperationRequest, Operation, operation};
 use proto::wire::rev2;
+use proto::wire::rev2::action_cache_client::ActionCacheClient;
 use proto::wire::rev2::execution_client::ExecutionClient;
 use proto::wire::rev2::execution_stage::Value as Stage;
 use tonic::{Code, Status, Streaming};
@@ -21,6 +22,10 @@ use super::Client;
 
 /// How often a farm that is away is asked again before its error is the answer.
 const ATTEMPTS: u32 = 8;
+
+/// The largest message that is taken: the result of an action with very many outputs
+/// is more than gRPC's 4 MiB.
+const MAXIMUM_MESSAGE: usize = 64 << 20;
 
 /// Where an action is.
 #[derive(Clone, Debug)]
@@ -32,6 +37,29 @@ pub struct Progress {
 }
 
 impl Client {
+    /// The result of an action that the farm's action cache has; none where it has
+    /// none.
+    ///
+    /// # Errors
+    /// The action cache cannot be asked.
+    pub async fn cached(&self, action: Digest) -> Result<Option<rev2::ActionResult>> {
+        let request = rev2::GetActionResultRequest {
+            instance_name: self.instance().to_string(),
+            action_digest: Some(action.to_wire()),
+            digest_function: action.function().to_wire(),
+            ..Default::default()
+        };
+        let found = ActionCacheClient::new(self.channel())
+            .max_decoding_message_size(MAXIMUM_MESSAGE)
+            .get_action_result(request)
+            .await;
+        match found {
+            Ok(result) => Ok(Some(result.into_inner())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => bail!(describe_status(&status)),
+        }
+    }
+
     /// Executes an action and gives its response, whatever its status is.
     /// `progress` hears each change of stage.
     ///
@@ -43,7 +71,8 @@ impl Client {
         skip_cache_lookup: bool,
         mut progress: impl FnMut(&Progress),
     ) -> Result<rev2::ExecuteResponse> {
-        let mut execution = ExecutionClient::new(self.channel());
+        let mut execution =
+            ExecutionClient::new(self.channel()).max_decoding_message_size(MAXIMUM_MESSAGE);
         let mut name = None;
         let mut attempt = 0;
         loop {
@@ -92,15 +121,20 @@ impl Client {
     /// Cancels an operation.
     ///
     /// # Errors
-    /// The farm does not know it, or does not cancel.
+    /// The farm does not know it, or does not cancel: Buildbarn's has no call for that.
     pub async fn cancel(&self, operation: &str) -> Result<()> {
-        OperationsClient::new(self.channel())
+        let cancelled = OperationsClient::new(self.channel())
             .cancel_operation(CancelOperationRequest {
                 name: operation.into(),
             })
-            .await
-            .context("cannot cancel")?;
-        Ok(())
+            .await;
+        match cancelled {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::Unimplemented => {
+                bail!("this farm cannot cancel: it may go on until it notices that nobody waits")
+            }
+            Err(status) => Err(status).context("cannot cancel"),
+        }
     }
 }
 
@@ -213,6 +247,8 @@ mod tests {
         let action = Digest::of(DigestFunction::Sha256, b"action");
         client.execute(action, false, |_| {}).await.unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), ATTEMPTS + 3);
+        let refused = client.cancel("name").await.unwrap_err().to_string();
+        assert!(refused.contains("this farm cannot cancel"), "{refused}");
         server.abort();
     }
 }

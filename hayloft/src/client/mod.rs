@@ -1,7 +1,8 @@
 //! A client of any REv2 farm.
 //!
 //! [`inputs`] turns a folder into a Merkle tree and uploads what the farm lacks,
-//! [`execution`] runs an action and follows it, [`outputs`] fetches what it made.
+//! [`execution`] runs an action and follows it, [`outputs`] fetches what it made,
+//! [`listing`] tells what is in a tree.
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use storage::BlobStore;
 
 pub mod execution;
 pub mod inputs;
+pub mod listing;
 pub mod outputs;
 
 /// A connection to a farm, about one instance name. Cheap to clone.

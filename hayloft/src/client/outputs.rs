@@ -18,11 +18,11 @@ use super::Client;
 /// REv2 Tree, with its directories as the bytes they came in: those are what the
 /// digests of children name. An encoder may write the same message otherwise.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Tree {
+pub(crate) struct Tree {
     #[prost(bytes = "bytes", optional, tag = "1")]
-    root: Option<Bytes>,
+    pub(crate) root: Option<Bytes>,
     #[prost(bytes = "bytes", repeated, tag = "2")]
-    children: Vec<Bytes>,
+    pub(crate) children: Vec<Bytes>,
 }
 
 impl Client {

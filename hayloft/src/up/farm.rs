@@ -79,8 +79,16 @@ pub struct Farm {
 const CLIENT: &str = "client.sock";
 const FRONT: &str = "front.sock";
 const RUNNER: &str = "runner.sock";
+const OPERATORS: &str = "operators.sock";
 const SCHEDULER: &str = "scheduler.sock";
 const STORAGE: &str = "storage.sock";
+
+/// The socket at which a farm's scheduler serves its operator: the user who started
+/// the farm.
+#[must_use]
+pub fn operators_socket(state_directory: &Path) -> PathBuf {
+    State::run_of(state_directory).join(OPERATORS)
+}
 
 impl Farm {
     /// Starts a farm. Returns when its processes are started, not when they answer.
@@ -129,6 +137,7 @@ impl Farm {
         let storage_socket = bind(&run, STORAGE, &[users.worker(), users.scheduler()])?;
         let client_socket = bind(&run, CLIENT, &[users.storage()])?;
         let scheduler_socket = bind(&run, SCHEDULER, &[users.worker()])?;
+        let operators_socket = bind(&run, OPERATORS, &[])?;
         let runner = start(
             "runner",
             None,
@@ -146,7 +155,7 @@ impl Farm {
         let scheduler = start(
             "scheduler",
             users.scheduler(),
-            vec![client_socket, scheduler_socket],
+            vec![client_socket, scheduler_socket, operators_socket],
             &[],
             scheduler_config(options),
         )?;
@@ -279,6 +288,7 @@ fn scheduler_config(options: &Options) -> Value {
     let mut config = json!({
         "client_grpc_servers": ["fd:3"],
         "worker_grpc_servers": ["fd:4"],
+        "build_queue_state_grpc_servers": ["fd:5"],
         "content_addressable_storage": peer(STORAGE),
         "action_cache": peer(STORAGE),
         "predeclared_platform_queues": [{"platform": platform(options)}],

@@ -117,7 +117,13 @@ impl State {
     /// Sockets and configuration files.
     #[must_use]
     pub fn run(&self) -> PathBuf {
-        self.path.join("run")
+        Self::run_of(&self.path)
+    }
+
+    /// The same of the farm that runs on a state directory.
+    #[must_use]
+    pub fn run_of(path: &Path) -> PathBuf {
+        path.join("run")
     }
 }
 
