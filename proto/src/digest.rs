@@ -252,6 +252,13 @@ impl Digest {
         self.size == 0 && *self == Self::of(self.function, b"")
     }
 
+    /// Whether a message that names no function would name this as it names `other`:
+    /// several functions have hashes of the same length.
+    #[must_use]
+    pub fn is_written_as(&self, other: &Self) -> bool {
+        self.size == other.size && self.hash_bytes() == other.hash_bytes()
+    }
+
     /// The hash's bytes.
     #[must_use]
     pub fn hash_bytes(&self) -> &[u8] {

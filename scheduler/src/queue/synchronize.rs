@@ -91,9 +91,10 @@ impl Queue {
         }
         self.note_recovered(now);
         let assigned = self.workers.get(&key).and_then(|worker| worker.task);
+        // Workers of another make do not tell the digest's function.
         let has = |digest: &Digest| {
             let task = assigned.and_then(|assigned| self.tasks.get(&assigned.task));
-            task.is_some_and(|task| task.job.digest == *digest)
+            task.is_some_and(|task| task.job.digest.is_written_as(digest))
         };
         let may_hold = match call.report {
             Report::Executing(digest) if has(&digest) => {

@@ -9,6 +9,7 @@ mod log;
 mod metrics;
 mod operators;
 mod route;
+mod upstream_worker;
 mod workers;
 
 use std::collections::HashMap;
