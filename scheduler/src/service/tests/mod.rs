@@ -5,6 +5,7 @@ mod authorization;
 mod bad_input;
 mod bad_operators;
 mod clients;
+mod front;
 mod log;
 mod metrics;
 mod operators;
