@@ -65,7 +65,7 @@ impl RunnerExtension for ExtensionService {
             return Err(Status::unimplemented("overlay: this host cannot make any"));
         }
         let request = request::validate(request, self.set_tmpdir)?;
-        let done = self.upkeep.run(&request).instrument(span).await?;
+        let done = self.upkeep.run(&request, None).instrument(span).await?;
         let limits = self.limits.overridden(&request.limits);
         Ok(Response::new(RunResponse {
             exit_code: result::exit_code(done.end)?,

@@ -1,6 +1,7 @@
 //! The service half's asynchronous view of the launcher half.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,7 +62,12 @@ struct Call {
 struct Run {
     _turn: OwnedSemaphorePermit,
     _stay: Option<Stay>,
+    _alive: Option<Alive>,
 }
+
+/// Is there as long as anything of a command is: who has the receiver hears of its
+/// death, also when nobody waits for its outcome any more.
+pub(crate) type Alive = oneshot::Sender<Infallible>;
 
 impl Launcher {
     /// Takes over a connection, in a tokio runtime. At most `concurrent` commands
@@ -102,12 +108,13 @@ impl Launcher {
         self.connection.socket.get_ref().overlays()
     }
 
-    /// Runs a command when it is its turn; returns when all of it is dead. `stay` ends
-    /// then, also when nobody waits for that any more.
+    /// Runs a command when it is its turn; returns when all of it is dead. `stay` and
+    /// `alive` end then, also when nobody waits for that any more.
     pub(crate) async fn run(
         &self,
         request: &RunRequest,
         stay: Option<Stay>,
+        alive: Option<Alive>,
     ) -> Result<Done, Error> {
         let turns = Arc::clone(&self.connection.turns);
         let turn = turns.acquire_owned().await.map_err(|_| Error::Stopping)?;
@@ -116,6 +123,7 @@ impl Launcher {
         let run = Run {
             _turn: turn,
             _stay: stay,
+            _alive: alive,
         };
         match self.call(id, &frame, Some(run)).await? {
             Reply::Done(done) => {

@@ -70,6 +70,7 @@ async fn serve(
     let diagnostics = Diagnostics::new(&shutdown);
     diagnostics.serve_on(&config.global, diagnostics_sockets)?;
     let runner = RunnerServer::new(RunnerService {
+        launcher: launcher.clone(),
         upkeep: upkeep.clone(),
         set_tmpdir: config.set_tmpdir_environment_variable,
     });

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::attendant::{Attendant, Duties};
 use crate::error::Error;
-use crate::launcher::Launcher;
+use crate::launcher::{Alive, Launcher};
 
 /// Runs commands, and does what is configured before and after. Clones share it.
 #[derive(Clone, Debug)]
@@ -44,17 +44,22 @@ impl Upkeep {
     }
 
     /// Runs a command when it is its turn; returns when all of it is dead.
-    pub(crate) async fn run(&self, request: &RunRequest) -> Result<Done, Error> {
+    /// `alive` ends then too, also when nobody waits for that any more.
+    pub(crate) async fn run(
+        &self,
+        request: &RunRequest,
+        alive: Option<Alive>,
+    ) -> Result<Done, Error> {
         let stay = self.begin().await?;
         let Some(attendant) = &self.attendant else {
-            return self.launcher.run(request, stay).await;
+            return self.launcher.run(request, stay, alive).await;
         };
         if self.installs {
             // What a validated request says is text.
             let directory = String::from_utf8_lossy(&request.temporary_directory);
             attendant.install(directory.into_owned()).await?;
         }
-        let done = self.launcher.run(request, stay).await?;
+        let done = self.launcher.run(request, stay, alive).await?;
         if self.checks && done.end != End::Exited(0) {
             attendant.check_pathnames().await?;
         }

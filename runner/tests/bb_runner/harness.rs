@@ -188,6 +188,18 @@ impl Runner {
         self.client().run(request).await.map(Response::into_inner)
     }
 
+    /// What the worker's user prints when it runs a script in the build directory.
+    pub fn worker_does(&self, script: &str) -> String {
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).current_dir(self.build());
+        if nix::unistd::geteuid().is_root() {
+            command.uid(worker(self.mode)).gid(worker(self.mode));
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// What a command of action `1` wrote, which is then forgotten.
     pub fn take_output(&self) -> (String, String) {
         let take = |name| {
@@ -240,13 +252,18 @@ impl Drop for Runner {
     }
 }
 
+/// Who owns the build directory.
+fn worker(mode: Mode) -> u32 {
+    match mode {
+        Mode::Root => WORKER,
+        Mode::Plain => PLAIN_USER,
+    }
+}
+
 fn make_directory(path: &Path, mode: Mode, permissions: u32) {
     fs::create_dir(path).unwrap();
     if nix::unistd::geteuid().is_root() {
-        let owner = match mode {
-            Mode::Root => WORKER,
-            Mode::Plain => PLAIN_USER,
-        };
+        let owner = worker(mode);
         chown(path, Some(owner), Some(owner)).unwrap();
     }
     fs::set_permissions(path, fs::Permissions::from_mode(permissions)).unwrap();

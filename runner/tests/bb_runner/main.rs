@@ -15,3 +15,4 @@ mod halves;
 mod harness;
 mod refusals;
 mod upkeep;
+mod upstream_worker;
