@@ -32,6 +32,8 @@ pub(crate) struct FakeScheduler {
     pub(crate) last: Mutex<SynchronizeRequest>,
     /// What to hand out to a worker that prefers being idle.
     pub(crate) insist: Mutex<Option<Executing>>,
+    /// Calls that ask for work to answer as if it had been waited for in vain.
+    pub(crate) idle: Mutex<usize>,
 }
 
 impl FakeScheduler {
@@ -50,6 +52,7 @@ impl FakeScheduler {
             refuse_results: Mutex::default(),
             last: Mutex::default(),
             insist: Mutex::default(),
+            idle: Mutex::default(),
         })
     }
 
@@ -139,6 +142,13 @@ impl OperationQueue for FakeScheduler {
                 return Ok(answer(Some(executing), Duration::from_secs(10)));
             }
             return Ok(answer(Some(WorkerState::Idle(())), Duration::ZERO));
+        }
+        {
+            let mut idle = self.idle.lock().unwrap();
+            if *idle > 0 {
+                *idle -= 1;
+                return Ok(answer(Some(WorkerState::Idle(())), Duration::ZERO));
+            }
         }
         let task = self.next().await;
         Ok(answer(

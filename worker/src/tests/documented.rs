@@ -39,3 +39,18 @@ fn every_row_about_buildbarns_worker_names_a_test_that_exists() {
     assert!(named > 30, "{named}");
     assert!(absent.is_empty(), "{absent:#?}");
 }
+
+#[test]
+fn every_row_about_what_stands_beside_buildbarn_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = std::fs::read_to_string(root.join("docs/buildbarn.md")).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| "));
+    let paths: Vec<_> = rows
+        .flat_map(|row| row.split('`').skip(1).step_by(2))
+        .filter(|name| name.contains('/'))
+        .collect();
+    assert!(paths.len() > 5, "{paths:?}");
+    for path in paths {
+        assert!(root.join(path).exists(), "{path}");
+    }
+}

@@ -10,3 +10,4 @@ mod inputs;
 mod outputs;
 mod seal;
 mod slot;
+mod upstream;
