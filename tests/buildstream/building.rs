@@ -98,3 +98,21 @@ fn elements_are_built_on_a_farm_of_a_plain_user() {
     let name = "elements_are_built_on_a_farm_of_a_plain_user";
     builds(name, As::PlainUser);
 }
+
+#[test]
+fn elements_are_built_by_clients_that_keep_everything_in_the_farm() {
+    let name = "elements_are_built_by_clients_that_keep_everything_in_the_farm";
+    if !has_buildstream(name) {
+        return;
+    }
+    let farm = farm(As::possible()[0]);
+    let project = Project::copy(&farm).all_storage();
+    for (client, count) in [("first", BUILT.len() as u64), ("second", 0)] {
+        let before = farm.executed();
+        project.bst(client, &["build", "barn.bst"]).assert(0, &[]);
+        let built = format!("BuildStream 2.8.1: barn.bst, all storage remote, {client} client");
+        farm.assert_executed(before, count, &built);
+        assert_built(&project, client);
+    }
+    leave(farm);
+}

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use serde_json::json;
 use tempfile::TempDir;
 use tests::farm::Farm;
 use tests::ran::Ran;
@@ -23,6 +24,7 @@ pub struct Project {
     folder: TempDir,
     endpoint: String,
     instance: &'static str,
+    all_storage: bool,
 }
 
 impl Project {
@@ -51,7 +53,14 @@ impl Project {
             folder,
             endpoint: farm.endpoint().replace("grpc://", "http://"),
             instance: "",
+            all_storage: false,
         }
+    }
+
+    /// Whose clients keep in the farm what they would otherwise keep in their caches.
+    pub fn all_storage(mut self) -> Self {
+        self.all_storage = true;
+        self
     }
 
     /// Whose clients name this instance.
@@ -90,20 +99,30 @@ impl Project {
     }
 
     fn configuration(&self, client: &str) -> String {
-        let place = |name| self.place(client, name).display().to_string();
-        let service = format!(
-            "{{url: '{}', instance-name: '{}'}}",
-            self.endpoint, self.instance
-        );
-        format!(
-            "cachedir: {}\nsourcedir: {}\nlogdir: {}\ncache: {{quota: 2G}}\n\
-             scheduler: {{on-error: continue, network-retries: 0}}\n\
-             remote-execution:\n  execution-service: {service}\n  \
-             storage-service: {service}\n  action-cache-service: {service}\n",
-            place("cache"),
-            place("sources"),
-            place("logs"),
-        )
+        let place = |name| self.place(client, name);
+        let (endpoint, instance) = (&self.endpoint, self.instance);
+        let service = json!({"url": endpoint, "instance-name": instance});
+        let mut cache = json!({"quota": "2G"});
+        let mut remote = json!({
+            "execution-service": service,
+            "action-cache-service": service,
+        });
+        let keeper = if self.all_storage {
+            &mut cache
+        } else {
+            &mut remote
+        };
+        keeper["storage-service"] = service;
+        // YAML is JSON and more.
+        json!({
+            "cachedir": place("cache"),
+            "sourcedir": place("sources"),
+            "logdir": place("logs"),
+            "cache": cache,
+            "scheduler": {"on-error": "continue", "network-retries": 0},
+            "remote-execution": remote,
+        })
+        .to_string()
     }
 
     /// Runs `bst` to its end.
