@@ -212,6 +212,7 @@ impl Storage {
             files: u64::MAX,
             policy: ReplacementPolicy::default(),
             tenant_components: 0,
+            writable: false,
         };
         let downloads = Arc::new(Downloads::new(32));
         let cache = FileCache::open(directory, limits, self.store.clone(), downloads)?;

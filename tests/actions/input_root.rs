@@ -7,6 +7,8 @@ use std::process::Command;
 use tests::action::Action;
 use tests::elf;
 use tests::farm::{Farm, Setup};
+use tests::seal::Seal;
+use tests::skip;
 use tests::tree::Tree;
 use tests::user::As;
 use tonic::Code;
@@ -94,6 +96,44 @@ fn outputs_come_from_the_root_and_below() {
             names.contains(&"made") && !names.contains(&"proc"),
             "{names:?}"
         );
+        farm.stop();
+    }
+}
+
+/// In a root of few files too, which elsewhere is linked and can only be replaced.
+#[test]
+fn inputs_may_be_written_and_nobody_else_sees_it() {
+    const BUSYBOX: &str = "/bin/busybox";
+    if !skip::has("inputs_may_be_written_and_nobody_else_sees_it", &[BUSYBOX]) {
+        return;
+    }
+    for who in As::possible() {
+        let farm = input_farm(*who);
+        let tree = Tree::new()
+            .executable("bin/sh", fs::read(BUSYBOX).expect("a shell"))
+            .link("bin/busybox", "sh")
+            .file("etc/hosts", "one\n")
+            .executable("etc/script", "#!/bin/sh\n");
+        let see = Action::new(["/bin/sh", "-c", "busybox cat /etc/hosts /etc/script"]).tree(&tree);
+        let write = "echo two >> /etc/hosts; : > /etc/script; rm /bin/sh";
+        let write = Action::new(["/bin/sh", "-c", write])
+            .tree(&tree)
+            .output("etc");
+        let see = see.environment("PATH", "/bin").do_not_cache();
+        let before = farm.client().run(&see).success();
+        assert_eq!(before.stdout, "one\n#!/bin/sh\n", "{before:#?}");
+        let seal = Seal::record(&farm.cache());
+        let outcome = farm.client().run(&write).success();
+        let folder = tempfile::tempdir().expect("a folder");
+        farm.client().download(&outcome, folder.path());
+        let read = |name| fs::read_to_string(folder.path().join(name)).expect("an output");
+        assert_eq!(
+            (&*read("etc/hosts"), &*read("etc/script")),
+            ("one\ntwo\n", "")
+        );
+        let after = farm.client().run(&see).success();
+        assert_eq!(after.stdout, before.stdout);
+        seal.check();
         farm.stop();
     }
 }

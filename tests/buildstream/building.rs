@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tests::farm::{Farm, Setup};
 use tests::seal::Seal;
+use tests::skip::needs_root;
 use tests::user::As;
 
 use crate::client::{Project, has_buildstream};
@@ -97,6 +98,59 @@ fn elements_are_built_and_another_client_finds_them_built() {
 fn elements_are_built_on_a_farm_of_a_plain_user() {
     let name = "elements_are_built_on_a_farm_of_a_plain_user";
     builds(name, As::PlainUser);
+}
+
+/// What is staged may be written to, and nobody else sees it.
+fn writes(name: &str, who: As) {
+    if !has_buildstream(name) {
+        return;
+    }
+    let farm = farm(who);
+    let project = Project::copy(&farm);
+    let words = ["build", "renovation.bst", "census.bst"];
+    project.bst("first", &words).assert(0, &[]);
+    farm.assert_executed(0, 3, "BuildStream 2.8.1: renovation.bst and census.bst");
+    let renovated = project.checkout("first", "renovation.bst");
+    let read = |name| fs::read_to_string(renovated.join(name)).expect("a file");
+    assert_eq!(read("sheaves.txt"), "barley 3\noats 1\nrye 2\nwheat 4\n");
+    assert_eq!(read("first"), "barley 3\nOATS 1\nrye 2\nwheat 4\n");
+    assert_sheaves(&project.checkout("first", "sheaves.bst"));
+    let census = project.checkout("first", "census.bst").join("census.txt");
+    assert_eq!(fs::read_to_string(census).expect("a file"), "3\n");
+
+    // A workspace is built where its last build has left its files.
+    let workspace = project.workspace("first", "sheaves.bst");
+    project
+        .bst("first", &["build", "sheaves.bst"])
+        .assert(0, &[]);
+    let field = workspace.join("field.txt");
+    let grain = fs::read_to_string(&field).expect("a source") + "wheat 4\n";
+    fs::write(&field, grain).expect("a changed source");
+    project
+        .bst("first", &["build", "sheaves.bst"])
+        .assert(0, &[]);
+    let sheaves = project.checkout("first", "sheaves.bst");
+    let sheaves = fs::read_to_string(sheaves.join("usr/share/harvest/sheaves.txt"));
+    assert_eq!(
+        sheaves.expect("a file"),
+        "barley 3\noats 1\nrye 2\nwheat 4\n"
+    );
+    leave(farm);
+}
+
+#[test]
+fn commands_write_to_what_is_staged_and_nobody_else_sees_it() {
+    let name = "commands_write_to_what_is_staged_and_nobody_else_sees_it";
+    // Elsewhere than over layers, who needs root, it can only be replaced.
+    if needs_root(name) {
+        writes(name, As::Root);
+    }
+}
+
+#[test]
+fn commands_write_to_what_is_staged_on_a_farm_of_a_plain_user() {
+    let name = "commands_write_to_what_is_staged_on_a_farm_of_a_plain_user";
+    writes(name, As::PlainUser);
 }
 
 #[test]

@@ -137,9 +137,19 @@ impl Project {
             .expect("BuildStream runs")
     }
 
+    /// Opens a workspace of an element.
+    pub fn workspace(&self, client: &str, element: &str) -> PathBuf {
+        let folder = self.place(client, "workspace");
+        let name = folder.to_str().expect("a name in UTF-8");
+        let words = ["workspace", "open", "--directory", name, element];
+        self.bst(client, &words).assert(0, &[]);
+        folder
+    }
+
     /// What a client has of an element, in a folder.
     pub fn checkout(&self, client: &str, element: &str) -> PathBuf {
         let folder = self.place(client, element);
+        let _ = fs::remove_dir_all(&folder);
         let words = ["artifact", "checkout", "--deps", "none", "--directory"];
         let name = folder.to_str().expect("a name in UTF-8");
         self.bst(client, &[&words[..], &[name, element]].concat())

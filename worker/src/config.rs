@@ -63,6 +63,10 @@ pub struct Config {
     /// anew. 1,000,000.
     #[serde(default = "default_layer_entries")]
     pub maximum_layer_file_count: u64,
+    /// Whether the modes of inputs are 0644 and 0755, so that actions which see them as
+    /// their own may write them, rather than 0444 and 0555. false.
+    #[serde(default)]
+    pub writable_inputs: bool,
     /// Directory messages kept in memory, in bytes of memory. 128 MiB.
     #[serde(default = "default_memory")]
     pub maximum_memory_cached_directories_size_bytes: u64,

@@ -210,6 +210,7 @@ mod tests {
             files: 1000,
             policy: ReplacementPolicy::default(),
             tenant_components: 0,
+            writable: false,
         };
         let downloads = Arc::new(Downloads::new(1));
         let cache = FileCache::open(&cache_path, limits, storage.clone(), downloads).unwrap();

@@ -201,6 +201,7 @@ async fn open(
         files: config.maximum_cache_file_count,
         policy: config.cache_replacement_policy,
         tenant_components: config.cache_tenant_components,
+        writable: config.writable_inputs,
     };
     let (store, downloads) = (Arc::clone(store), Arc::clone(downloads));
     let opening = tokio::task::spawn_blocking(move || {

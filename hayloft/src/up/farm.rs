@@ -311,6 +311,8 @@ fn worker_config(options: &Options) -> Value {
         "cache_directory_path": folder(2),
         // Every instance name is a tenant of its own, as in the storage.
         "cache_tenant_components": u32::MAX,
+        // Where the input root is all there is, commands change what is in it.
+        "writable_inputs": options.root == Root::Input,
         "runners": [{
             "endpoint": peer(RUNNER),
             "concurrency": options.slots,

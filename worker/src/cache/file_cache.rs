@@ -38,6 +38,17 @@ pub struct Limits {
     /// How many components of an action's instance name tell its tenant, who
     /// shares no files with others. Zero: all share.
     pub tenant_components: usize,
+    /// Whether the modes of files let their owner write them. That is the cache, which
+    /// never does; but where an action sees files as its own, through an overlay or as
+    /// copies, it may write what it sees.
+    pub writable: bool,
+}
+
+/// The mode of cached files that are executable or not, and writable or not for those
+/// who see them as their own.
+pub(super) fn mode(executable: bool, writable: bool) -> u32 {
+    let mode = if executable { 0o555 } else { 0o444 };
+    if writable { mode | 0o200 } else { mode }
 }
 
 /// The file cache of one worker process.
@@ -268,7 +279,7 @@ impl FileCache {
     fn is_intact(&self, key: &Key) -> bool {
         let name = key.file_name();
         files::stat_at(&self.directory, name.as_str())
-            .is_ok_and(|stat| incoming::as_made(key, &stat, self.owner))
+            .is_ok_and(|stat| incoming::as_made(key, &stat, self.owner, self.mode(key)))
     }
 
     /// Links a pinned file into a directory. A file with as many links as its file
@@ -313,7 +324,7 @@ impl FileCache {
         name: &str,
     ) -> Result<(), LinkError> {
         let stat = classify(files::stat_at(&self.directory, file))?;
-        if !incoming::as_made(key, &stat, self.owner) {
+        if !incoming::as_made(key, &stat, self.owner, self.mode(key)) {
             return Err(LinkError::Vanished);
         }
         #[cfg(test)]
@@ -329,6 +340,24 @@ impl FileCache {
         ))
     }
 
+    /// The mode of a cached file.
+    #[must_use]
+    pub fn mode(&self, key: &Key) -> u32 {
+        self.mode_of(key.executable)
+    }
+
+    /// The mode of files that are executable, or are not.
+    #[must_use]
+    pub fn mode_of(&self, executable: bool) -> u32 {
+        mode(executable, self.limits.writable)
+    }
+
+    /// Whether actions that see files as their own may write them.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.limits.writable
+    }
+
     /// Puts a private copy of a pinned file into a directory, sharing blocks
     /// where the file system can (`copy_file_range(2)`). The copy is closed when
     /// this returns, so that it can be executed.
@@ -336,7 +365,7 @@ impl FileCache {
     /// # Errors
     /// See [`LinkError`].
     pub fn copy(&self, key: &Key, directory: BorrowedFd<'_>, name: &str) -> Result<(), LinkError> {
-        self.copy_with(key, directory, name, key.mode(), (files::FIXED_TIME, 0))
+        self.copy_with(key, directory, name, self.mode(key), (files::FIXED_TIME, 0))
     }
 
     /// [`Self::copy`] with another mode and modification time: seconds and
@@ -368,7 +397,7 @@ impl FileCache {
         let name = key.file_name();
         let file = classify(openat(&self.directory, name.as_str(), flags, Mode::empty()))?;
         let stat = fstat(&file).map_err(LinkError::Errno)?;
-        if !incoming::as_made(key, &stat, self.owner) {
+        if !incoming::as_made(key, &stat, self.owner, self.mode(key)) {
             return Err(LinkError::Vanished);
         }
         Ok(file.into())

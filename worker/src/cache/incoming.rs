@@ -26,7 +26,7 @@ impl FileCache {
     /// Creates a file aside, to become the cached one of a key.
     pub(super) fn incoming(&self, key: &Key) -> Result<Incoming<'_>, Errno> {
         let name = self.names.fetch_add(1, Ordering::Relaxed).to_string();
-        let file = create(self.incoming.as_fd(), &name, key.mode())?;
+        let file = create(self.incoming.as_fd(), &name, self.mode(key))?;
         Ok(Incoming {
             cache: self,
             name: Some(name),
@@ -80,7 +80,7 @@ impl Incoming<'_> {
 
     /// Gives the file its final looks; says what it occupies on disk, in bytes.
     fn prepare(&self, key: &Key) -> Result<u64, Errno> {
-        finish(&self.file, key.mode(), (files::FIXED_TIME, 0)).map(|stat| occupied(&stat))
+        finish(&self.file, self.cache.mode(key), (files::FIXED_TIME, 0)).map(|stat| occupied(&stat))
     }
 
     fn rename(&mut self, key: &Key) -> Result<(), Errno> {
@@ -140,11 +140,12 @@ pub(super) fn occupied(stat: &FileStat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0) * 512
 }
 
-/// Whether a file looks as the cache makes them, apart from how many links it has.
-pub(super) fn as_made(key: &Key, stat: &FileStat, owner: u32) -> bool {
+/// Whether a file looks as the cache makes them, with this mode, apart from how many
+/// links it has.
+pub(super) fn as_made(key: &Key, stat: &FileStat, owner: u32, mode: u32) -> bool {
     Kind::of(stat) == Kind::File
         && stat.st_uid == owner
-        && files::permissions(stat) == key.mode()
+        && files::permissions(stat) == mode
         && u64::try_from(stat.st_size) == Ok(key.digest.size())
         && stat.st_mtime == files::FIXED_TIME
         && stat.st_mtime_nsec == 0

@@ -37,7 +37,7 @@ pub struct Key {
     pub tenant: Tenant,
     /// The blob.
     pub digest: Digest,
-    /// Whether its mode is 0555 rather than 0444.
+    /// Whether its mode lets it be executed.
     pub executable: bool,
 }
 
@@ -89,12 +89,6 @@ impl Key {
         };
         // Other spellings of a number would give one file two names.
         (key.file_name() == name).then_some(key)
-    }
-
-    /// The mode of its file.
-    #[must_use]
-    pub fn mode(&self) -> u32 {
-        if self.executable { 0o555 } else { 0o444 }
     }
 }
 

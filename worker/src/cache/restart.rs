@@ -21,11 +21,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use storage::BlobStore;
 
-use super::file_cache::{FileCache, Limits, OwnedLock};
+use super::file_cache::{FileCache, Limits, OwnedLock, mode};
 use super::incoming::{as_made, occupied};
 use super::index::Index;
 use super::key::Key;
-use super::order::ReplacementPolicy;
 use crate::Error;
 use crate::downloads::Downloads;
 use crate::files;
@@ -55,7 +54,7 @@ impl FileCache {
             .map_err(Error::file("empty", format!("{shown}/{INCOMING}")))?;
         let order =
             take_index(&directory).map_err(Error::file("read", format!("{shown}/{INDEX}")))?;
-        let index = scan(&directory, &order, limits.policy).map_err(Error::file("scan", &shown))?;
+        let index = scan(&directory, &order, &limits).map_err(Error::file("scan", &shown))?;
         if index.count() > 0 {
             tracing::info!(
                 files = index.count(),
@@ -144,7 +143,7 @@ fn take_index(directory: &OwnedFd) -> Result<Vec<Key>, Errno> {
     Ok(lines.filter_map(Key::parse).collect())
 }
 
-fn scan(directory: &OwnedFd, order: &[Key], policy: ReplacementPolicy) -> Result<Index, Errno> {
+fn scan(directory: &OwnedFd, order: &[Key], limits: &Limits) -> Result<Index, Errno> {
     let mut good = std::collections::HashMap::new();
     let owner = geteuid().as_raw();
     for (name, _) in files::entries(directory.as_fd(), usize::MAX)? {
@@ -152,17 +151,21 @@ fn scan(directory: &OwnedFd, order: &[Key], policy: ReplacementPolicy) -> Result
             continue;
         };
         let stat = files::stat_at(directory, name.as_c_str())?;
-        if as_made(&key, &stat, owner) && stat.st_nlink == 1 {
+        let is_made = |writable| as_made(&key, &stat, owner, mode(key.executable, writable));
+        if is_made(limits.writable) && stat.st_nlink == 1 {
             good.insert(key, occupied(&stat));
         } else {
-            tracing::warn!(
-                file = key.file_name(),
-                "cached file was changed, removing it"
-            );
+            // So were all files, before the configuration changed.
+            if !is_made(!limits.writable) {
+                tracing::warn!(
+                    file = key.file_name(),
+                    "cached file was changed, removing it"
+                );
+            }
             unlinkat(directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
         }
     }
-    let mut index = Index::new(policy);
+    let mut index = Index::new(limits.policy);
     let listed: HashSet<&Key> = order.iter().collect();
     for (key, bytes) in &good {
         if !listed.contains(key) {

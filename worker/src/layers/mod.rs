@@ -113,7 +113,7 @@ impl Layers {
     pub(crate) fn are_worthwhile(&self, root: &Subtree, needed: &[RelativePath]) -> bool {
         let deep = |path: &RelativePath| path.components().len() > DEEPEST;
         self.limit > 0
-            && root.entries >= WORTHWHILE
+            && (root.entries >= WORTHWHILE || self.cache.is_writable())
             && root.depth <= DEEPEST
             && !needed.iter().any(deep)
     }

@@ -50,6 +50,7 @@ pub(super) const LIMITS: Limits = Limits {
     files: 100_000,
     policy: ReplacementPolicy::LeastRecentlyUsed,
     tenant_components: 0,
+    writable: false,
 };
 
 impl Fixture {

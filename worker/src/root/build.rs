@@ -286,7 +286,7 @@ fn put(
         (None, Materialise::Copy) => cache.copy(key, directory.as_fd(), name),
         (Some(own), _) => {
             // Mode and time are the inode's: this one needs its own.
-            let mode = own.unix_mode.unwrap_or_else(|| key.mode());
+            let mode = own.unix_mode.unwrap_or_else(|| cache.mode(key));
             let mtime = own.mtime.unwrap_or((files::FIXED_TIME, 0));
             cache.copy_with(key, directory.as_fd(), name, mode, mtime)
         }

@@ -1,6 +1,6 @@
 //! The seal: whether actions of a runner can alter cached files.
 //!
-//! Mode 0444 protects nothing from the inode's owner, nor from root. So before a
+//! A file's mode protects nothing from the inode's owner, nor from root. So before a
 //! runner gets its first action, a tiny static program ([`PROBE`]) is run through
 //! it beside a hardlink of a throw-away file that is made as cached files are. It
 //! tries what an action could try. Then the worker looks at the inode, through a
@@ -233,7 +233,8 @@ impl<'a> Victim<'a> {
             .file
             .write_all(CONTENT)
             .map_err(|error| files::errno(&error))?;
-        fchmod(&victim.file, Mode::from_bits_truncate(0o444))?;
+        let mode = cache.mode_of(false);
+        fchmod(&victim.file, Mode::from_bits_truncate(mode))?;
         files::set_fixed_time(&victim.file)?;
         Ok(victim)
     }

@@ -23,6 +23,7 @@ const AMPLE: Limits = Limits {
     files: 1000,
     policy: ReplacementPolicy::LeastRecentlyUsed,
     tenant_components: 0,
+    writable: false,
 };
 
 struct Fixture {
@@ -77,6 +78,10 @@ impl Fixture {
 
     /// A new process over the same directory.
     fn reopen(self, clean: bool) -> Self {
+        self.reopen_with(clean, AMPLE)
+    }
+
+    fn reopen_with(self, clean: bool, limits: Limits) -> Self {
         if clean {
             self.cache.close().unwrap();
         }
@@ -87,7 +92,7 @@ impl Fixture {
             target,
         } = self;
         drop(cache);
-        let cache = open(directory.path(), &storage, AMPLE);
+        let cache = open(directory.path(), &storage, limits);
         Self {
             directory,
             storage,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::{AMPLE, Fixture, key};
 use crate::Error;
-use crate::cache::{FileCache, Key};
+use crate::cache::{FileCache, Key, Limits};
 use crate::downloads::Downloads;
 use crate::files;
 
@@ -108,4 +108,23 @@ async fn what_is_hashed_in_the_background_is_used_at_once() {
     assert_eq!(fixture.cache.counters.altered.get(), 1);
     drop(pins.unwrap());
     assert_eq!((fixture.cache.usage().0, fixture.cache.usage().2), (20, 0));
+}
+
+#[tokio::test]
+async fn files_are_fetched_anew_when_their_modes_are_to_be_others() {
+    let fixture = Fixture::new(AMPLE);
+    let one = key(fixture.storage.put("one"));
+    drop(fixture.acquire(&[one]).await.unwrap());
+    let mode = |fixture: &Fixture| fixture.cached(&one).metadata().unwrap().mode() & 0o7777;
+    assert_eq!(mode(&fixture), 0o444);
+    let writable = Limits {
+        writable: true,
+        ..AMPLE
+    };
+    let fixture = fixture.reopen_with(true, writable);
+    assert_eq!(fixture.cache.usage().0, 0);
+    drop(fixture.acquire(&[one]).await.unwrap());
+    assert_eq!(mode(&fixture), 0o644);
+    let fixture = fixture.reopen_with(true, writable);
+    assert_eq!(fixture.cache.usage().0, 1);
 }

@@ -164,7 +164,7 @@ async fn action(
         let bytes = std::fs::read(target.join(&name)).unwrap();
         assert_eq!(digest(&bytes), key.digest);
         let mode = target.join(&name).metadata().unwrap().mode() & 0o7777;
-        assert_eq!(mode, key.mode());
+        assert_eq!(mode, cache.mode(key));
     }
     true
 }
