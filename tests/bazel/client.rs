@@ -16,6 +16,8 @@ use tests::user::As;
 use tests::wait::wait_for_none;
 
 const BAZEL: &str = "/usr/bin/bazel-4";
+/// Bazel 2.1.0.
+const OLD_BAZEL: &str = "/opt/hayloft-clients/bazel-2.1.0/bazel";
 const NEEDED: [&str; 4] = [
     BAZEL,
     "/usr/share/bazel/tools/platforms/WORKSPACE",
@@ -26,6 +28,11 @@ const NEEDED: [&str; 4] = [
 /// Whether there is a Bazel, after it was installed where that is allowed.
 pub fn has_bazel(test: &str) -> bool {
     skip::has(test, &NEEDED)
+}
+
+/// Whether there is the older Bazel, after it was installed where that is allowed.
+pub fn has_old_bazel(test: &str) -> bool {
+    skip::has(test, &[OLD_BAZEL, NEEDED[1], "/usr/bin/zip"])
 }
 
 /// A farm of four slots, root's where that can be.
@@ -46,6 +53,7 @@ pub struct Workspace {
     endpoint: String,
     /// Of the workspace, which is its folder's too.
     name: &'static str,
+    bazel: &'static str,
 }
 
 impl Workspace {
@@ -74,7 +82,14 @@ impl Workspace {
             folder,
             endpoint: farm.endpoint().into(),
             name,
+            bazel: BAZEL,
         }
+    }
+
+    /// Whose clients have the older Bazel.
+    pub fn with_old_bazel(mut self) -> Self {
+        self.bazel = OLD_BAZEL;
+        self
     }
 
     /// A file of the sources.
@@ -112,7 +127,7 @@ impl Workspace {
         let client = self.folder.path().join(client);
         fs::create_dir_all(client.join("home")).expect("a home");
         let user = self.folder.path().join("user");
-        let mut command = Command::new(BAZEL);
+        let mut command = Command::new(self.bazel);
         command
             .env_clear()
             .env("HOME", client.join("home"))
