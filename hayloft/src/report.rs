@@ -1,5 +1,5 @@
-//! What became of a command, for programs: the one JSON object that `hayloft run --json`
-//! prints.
+//! What is printed: for programs what became of a command, the one JSON object of
+//! `hayloft run --json`; for people what does not harm their terminal.
 
 use proto::Digest;
 use proto::wire::rev2;
@@ -31,4 +31,23 @@ pub fn report(
         "worker": metadata.worker,
         "seconds": crate::stages::json(&metadata),
     })
+}
+
+/// A line without what a terminal would act upon: names in it are foreign.
+#[must_use]
+pub fn for_terminals(line: &str) -> String {
+    line.replace(char::is_control, "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_command_a_terminal() {
+        assert_eq!(
+            for_terminals("grün \u{1b}[2J\u{9b}x\r"),
+            "grün \u{fffd}[2J\u{fffd}x\u{fffd}"
+        );
+    }
 }

@@ -149,21 +149,22 @@ async fn perform(
         .await
         .with_context(|| format!("cannot upload the inputs to {remote}"))?;
     let action = client.upload_action(&spec(arguments), root).await?;
-    if !arguments.no_cache
-        // Servers need not look for one when they are asked to execute, and Buildbarn's
-        // do not. One that cannot be asked may execute all the same.
-        && let Ok(Some(result)) = client.cached(action).await
-    {
+    let earlier = match arguments.no_cache {
+        true => Earlier::None,
+        false => earlier(client, action).await,
+    };
+    if let Earlier::Complete(result) = earlier {
         let response = rev2::ExecuteResponse {
-            result: Some(result),
+            result: Some(*result),
             cached_result: true,
             ..Default::default()
         };
         progress.clear();
         return finish(client, &response, arguments.json.then_some(action)).await;
     }
+    let skip_cache_lookup = arguments.no_cache || matches!(earlier, Earlier::Incomplete);
     let response = client
-        .execute(action, arguments.no_cache, |update| {
+        .execute(action, skip_cache_lookup, |update| {
             operation.replace(Some(update.operation.clone()));
             progress.say(match update.stage {
                 Stage::CacheCheck => "looking for an earlier result",
@@ -176,6 +177,41 @@ async fn perform(
     operation.take();
     progress.clear();
     finish(client, &response, arguments.json.then_some(action)).await
+}
+
+/// What the action cache has.
+enum Earlier {
+    /// No result, or nobody answers.
+    None,
+    /// A result whose blobs are gone: storages need not look after them.
+    Incomplete,
+    /// One that can be had.
+    Complete(Box<rev2::ActionResult>),
+}
+
+/// Looks for an earlier result: servers need not do so when they are asked to execute,
+/// and Buildbarn's do not.
+async fn earlier(client: &Client, action: Digest) -> Earlier {
+    let Ok(Some(result)) = client.cached(action).await else {
+        return Earlier::None;
+    };
+    let files = result.output_files.iter().map(|file| &file.digest);
+    let trees = result.output_directories.iter().map(|it| &it.tree_digest);
+    let printed = [&result.stdout_digest, &result.stderr_digest];
+    let named: Result<Vec<_>, _> = files
+        .chain(trees)
+        .chain(printed)
+        .flatten()
+        .map(|digest| Digest::from_wire(action.function(), Some(digest)))
+        .collect();
+    let missing = match named {
+        Ok(named) => client.blobs().find_missing(client.instance(), &named).await,
+        Err(_) => return Earlier::Incomplete,
+    };
+    match missing {
+        Ok(missing) if missing.is_empty() => Earlier::Complete(Box::new(result)),
+        _ => Earlier::Incomplete,
+    }
 }
 
 fn spec(arguments: &cli::Run) -> Spec {

@@ -131,7 +131,7 @@ fn an_earlier_result_is_taken_from_the_action_cache() {
         ..Default::default()
     };
     let instance = InstanceName::empty();
-    let kept = actions.update(&instance, action, result);
+    let kept = actions.update(&instance, action, result.clone());
     runtime.block_on(kept).unwrap();
     let output = run(&remote, &[]).wait_with_output().unwrap();
     assert_eq!(
@@ -140,5 +140,17 @@ fn an_earlier_result_is_taken_from_the_action_cache() {
     );
     let output = run(&remote, &["--no-cache"]).wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(125));
+
+    // One whose blobs are gone is none.
+    let lost = Digest::of(DigestFunction::Sha256, b"lost");
+    let lost = rev2::ActionResult {
+        stderr_digest: Some(lost.to_wire()),
+        ..result
+    };
+    let kept = actions.update(&instance, action, lost);
+    runtime.block_on(kept).unwrap();
+    let output = run(&remote, &[]).wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("Unimplemented"), "{said}");
     runtime.shutdown_background();
 }

@@ -212,14 +212,14 @@ impl Known {
         limit: usize,
     ) -> Outcome {
         let result = response.result.clone().unwrap_or_default();
-        let stdout = client
-            .fetch_stream(&result.stdout_raw, result.stdout_digest.as_ref())
+        let printed = self
+            .printed(client, &result.stdout_raw, result.stdout_digest.as_ref())
             .await;
-        let stdout = self.noted("standard output", stdout);
-        let stderr = client
-            .fetch_stream(&result.stderr_raw, result.stderr_digest.as_ref())
+        let stdout = self.noted("standard output", printed);
+        let printed = self
+            .printed(client, &result.stderr_raw, result.stderr_digest.as_ref())
             .await;
-        let stderr = self.noted("standard error", stderr);
+        let stderr = self.noted("standard error", printed);
         let mut directories = BTreeMap::new();
         for directory in &result.output_directories {
             let tree = self.tree(client, directory.tree_digest.as_ref()).await;
@@ -234,7 +234,7 @@ impl Known {
             if !digest.is_ok_and(|digest| digest.size() <= SHOWN) {
                 continue;
             }
-            let bytes = client.fetch_stream(&[], log.digest.as_ref()).await;
+            let bytes = self.printed(client, &[], log.digest.as_ref()).await;
             let bytes = self.noted(&format!("the log {name:?}"), bytes);
             let text = bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok());
             logs.extend(text.map(|text| (name.clone(), text)));
@@ -246,6 +246,22 @@ impl Known {
             stderr,
             directories,
             logs,
+        }
+    }
+
+    /// What is in the message itself, or else in a blob; nothing, where there is none.
+    async fn printed(
+        &self,
+        client: &Client,
+        raw: &[u8],
+        digest: Option<&rev2::Digest>,
+    ) -> Result<Bytes> {
+        match digest {
+            Some(digest) if raw.is_empty() => {
+                let digest = Digest::from_wire(self.function(), Some(digest))?;
+                client.fetch(digest).await
+            }
+            _ => Ok(Bytes::copy_from_slice(raw)),
         }
     }
 
@@ -278,3 +294,7 @@ impl Listed {
             .saturating_sub(self.entries.len() as u64)
     }
 }
+
+#[cfg(test)]
+#[path = "known_tests.rs"]
+mod tests;

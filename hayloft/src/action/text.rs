@@ -7,6 +7,7 @@ use proto::wire::rev2;
 
 use super::known::{Known, Listed, Outcome, Source};
 use crate::client::listing::{Entry, Kind};
+use crate::report::for_terminals;
 use crate::stages;
 
 /// The text that `hayloft action` prints. What the action printed is in it as it is.
@@ -69,8 +70,8 @@ struct Text(String);
 
 impl Text {
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // Writing to a string does not fail.
-        let _ = writeln!(self.0, "{line}");
+        self.0 += &for_terminals(&line.to_string());
+        self.0.push('\n');
     }
 
     /// Further lines of a value stand below its first.

@@ -58,6 +58,19 @@ impl Client {
         })
     }
 
+    /// A client of a store alone.
+    #[cfg(test)]
+    pub(crate) fn without_farm(blobs: Arc<dyn BlobStore>) -> Self {
+        let nowhere = daemon::Address::Unix("/nowhere".into());
+        Self {
+            // Calls are what fails there, not this.
+            #[allow(clippy::unwrap_used)]
+            channel: daemon::connect(&nowhere).unwrap(),
+            instance: InstanceName::empty(),
+            blobs,
+        }
+    }
+
     /// The farm's blobs.
     #[must_use]
     pub fn blobs(&self) -> &Arc<dyn BlobStore> {

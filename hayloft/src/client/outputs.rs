@@ -200,7 +200,6 @@ fn remove(path: &Path) -> Result<()> {
 mod tests {
     use std::sync::Arc;
 
-    use proto::InstanceName;
     use storage::local::{Blobs, Limits};
 
     use super::*;
@@ -220,11 +219,7 @@ mod tests {
                 memory: 0,
             };
             Self {
-                client: Client {
-                    channel: daemon::connect(&"unix:/nowhere".parse().unwrap()).unwrap(),
-                    instance: InstanceName::empty(),
-                    blobs: Arc::new(Blobs::open(store.path(), limits).unwrap()),
-                },
+                client: Client::without_farm(Arc::new(Blobs::open(store.path(), limits).unwrap())),
                 folder: tempfile::tempdir().unwrap(),
                 _store: store,
             }

@@ -20,6 +20,7 @@ pub mod workers;
 
 use crate::cli::operators::{Scheduler, Selection};
 use crate::client::execution::describe_status;
+use crate::report::for_terminals;
 use crate::up;
 use names::QueueName;
 
@@ -105,7 +106,11 @@ impl Operator {
     fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
         let answer = match self.json {
             true => format!("{:#}\n", json()),
-            false => text(),
+            // Clients choose the names of much of what is in it.
+            false => text()
+                .lines()
+                .map(|line| for_terminals(line) + "\n")
+                .collect(),
         };
         // A reader that has gone away wants no more.
         let _ = std::io::stdout().write_all(answer.as_bytes());
