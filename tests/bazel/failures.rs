@@ -1,6 +1,10 @@
 //! Builds that fail, and how they say so.
 
+use std::collections::BTreeSet;
+
+use tests::desk::Desk;
 use tests::metrics::Metrics;
+use tests::user::As;
 
 use crate::client::{Workspace, has_bazel, leave, setup};
 
@@ -24,6 +28,25 @@ fn bazel_that_keeps_going_is_told_of_every_failure() {
         let even = workspace.read("first", &format!("failures/even_{number}.txt"));
         assert_eq!(even, format!("{number}\n"));
     }
+    // Each failure leads to what the farm keeps of it.
+    let desk = Desk::of(As::possible()[0]);
+    let links = build.text.lines().filter_map(|line| {
+        let (_, link) = line.split_once("Action details (uncached result): ")?;
+        Some(link)
+    });
+    let links: BTreeSet<_> = links.collect();
+    assert_eq!(links.len(), 20, "{}", build.text);
+    let targets = links.iter().map(|link| {
+        let told = desk.told(["action", "--json", "--remote", farm.endpoint(), link]);
+        let outcome = &told["outcome"];
+        assert_ne!(outcome["exit_code"], 0, "{told:#}");
+        let said = outcome["stderr"].as_str().expect("a log");
+        assert!(said.contains("broke"), "{told:#}");
+        let target = outcome["client"]["target_id"].as_str().expect("a target");
+        target.to_owned()
+    });
+    let odd = (0..20).map(|number| format!("//failures:odd_{number}"));
+    assert_eq!(targets.collect::<BTreeSet<_>>(), odd.collect());
     farm.assert_executed(
         0,
         40,
