@@ -146,11 +146,7 @@ fn failures_and_cancellations_pass_through_casd() {
     );
 
     let words = ["/bin/sleep", "86382"];
-    let sleeps = || {
-        let mut all = Process::mentioning(words[1]);
-        all.retain(|process| process.arguments == words);
-        all
-    };
+    let sleeps = || Process::running(farm.pid(), &words);
     let running = client.start(&Action::new(words));
     wait_for("the command", || sleeps().pop());
     let _ = running.cancel().refused(Code::Cancelled, &[]);

@@ -239,11 +239,7 @@ fn recc_that_is_interrupted_cancels_what_it_runs() {
         let words = ["/bin/sleep", "86387"];
         let action = action(shape, &words, &sources(), &["never.o"], &[]);
         let running = client.start(&action);
-        let sleeps = || {
-            let mut all = Process::mentioning(words[1]);
-            all.retain(|process| process.arguments == words);
-            all
-        };
+        let sleeps = || Process::running(farm.pid(), &words);
         wait_for("the command", || sleeps().pop());
         let _ = running.cancel().refused(Code::Cancelled, &[]);
         wait_for("its end", || sleeps().is_empty().then_some(()));

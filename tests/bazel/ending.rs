@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tests::farm::Farm;
 use tests::processes::Process;
 use tests::ran::Ran;
 use tests::wait::{wait_for, wait_for_within};
@@ -21,27 +22,22 @@ fn bazels_actions_may_take_longer_than_its_calls() {
     }
     let farm = setup().start();
     let workspace = Workspace::features(&farm);
-    let words = ["build", "--remote_timeout=2", "//patience:patient"];
+    let words = ["build", "--remote_timeout=5", "//patience:patient"];
     let build = workspace.bazel("first", &words);
     build.assert(0, &["2 processes: 1 internal, 1 remote."]);
     farm.assert_executed(
         0,
         1,
-        "Bazel 4.2.3: 4 s of work with a --remote_timeout of 2 s",
+        "Bazel 4.2.3: 8 s of work with a --remote_timeout of 5 s",
     );
     leave(farm);
 }
 
 /// The commands of `//patience:endless_N`.
-fn endless() -> Vec<Process> {
-    let mut all = Process::mentioning("8639");
-    all.retain(|process| {
-        let [program, time] = &process.arguments[..] else {
-            return false;
-        };
-        program == "sleep" && ["86390", "86391", "86392"].contains(&&**time)
-    });
-    all
+fn endless(farm: &Farm) -> Vec<Process> {
+    let times = ["86390", "86391", "86392"];
+    let running = times.map(|time| Process::running(farm.pid(), &["sleep", time]));
+    running.concat()
 }
 
 #[test]
@@ -55,14 +51,16 @@ fn actions_of_an_interrupted_bazel_die() {
     let mut words = vec!["build"];
     words.extend(targets.iter().map(String::as_str));
     let build = workspace.start("first", &words);
-    wait_for("actions to run", || (endless().len() == 3).then_some(()));
+    wait_for("actions to run", || {
+        (endless(&farm).len() == 3).then_some(())
+    });
     let bazel = Pid::from_raw(i32::try_from(build.id()).expect("a process id"));
     kill(bazel, Signal::SIGINT).expect("Bazel is there");
     let ended: Ran = build.wait_with_output().expect("its end").into();
     ended.assert(8, &["build interrupted"]);
     // Bazel hangs up and cancels nothing.
     wait_for_within(FORGETTING * 2, "actions' end", || {
-        endless().is_empty().then_some(())
+        endless(&farm).is_empty().then_some(())
     });
     let log = farm.log();
     assert_eq!(log.matches("nobody waits any more").count(), 3, "{log}");

@@ -75,13 +75,13 @@ impl Desk {
     }
 
     /// Runs a command that does not end, and returns when it runs.
-    fn endless(&self, seconds: &str) -> Child {
+    fn endless(&self, farm: &Farm, seconds: &str) -> Child {
         let printed = File::create(self.folder.path().join(seconds)).expect("a file");
         let words = ["command", "--", "in", "/bin/sleep", seconds];
         let mut command = self.command("execute", &words);
         command.stdout(printed).stderr(Stdio::null());
         let child = command.spawn().expect("bgd runs");
-        wait_for("the command", || sleeping(seconds).pop());
+        wait_for("the command", || sleeping(farm, seconds).pop());
         child
     }
 
@@ -96,10 +96,8 @@ impl Desk {
 }
 
 /// Commands `/bin/sleep` of that time.
-fn sleeping(seconds: &str) -> Vec<Process> {
-    let mut all = Process::mentioning(seconds);
-    all.retain(|process| process.arguments == ["/bin/sleep", seconds]);
-    all
+fn sleeping(farm: &Farm, seconds: &str) -> Vec<Process> {
+    Process::running(farm.pid(), &["/bin/sleep", seconds])
 }
 
 /// A digest that bgd prints as a protobuf message, as `HASH/SIZE`.
@@ -203,24 +201,24 @@ fn bgd_looks_at_operations_and_cancels_them() {
     }
     let farm = Farm::start(As::possible()[0]);
     let desk = Desk::at(&farm);
-    let mut first = desk.endless("86383");
+    let mut first = desk.endless(&farm, "86383");
     let name = desk.operation("86383");
     let status = desk.bgd("operation", &["status", "--json", &name]);
     let status: Value = serde_json::from_str(&status.assert(0, &[]).text).expect("JSON");
     assert_eq!(status["metadata"]["stage"], "EXECUTING", "{status}");
     desk.bgd("operation", &["cancel", &name])
         .assert(0, &["Operation cancelled"]);
-    wait_for_none("the command", || sleeping("86383"));
+    wait_for_none("the command", || sleeping(&farm, "86383"));
     first.wait().expect("its end");
     let status = desk.bgd("operation", &["status", &name]);
     status.assert(0, &["operation was cancelled by its client"]);
 
     // Ctrl-C does the same.
-    let mut second = desk.endless("86384");
+    let mut second = desk.endless(&farm, "86384");
     desk.operation("86384");
     let bgd = Pid::from_raw(i32::try_from(second.id()).expect("a process id"));
     kill(bgd, Signal::SIGINT).expect("bgd is there");
-    wait_for_none("the command", || sleeping("86384"));
+    wait_for_none("the command", || sleeping(&farm, "86384"));
     second.wait().expect("its end");
     farm.wait_until_idle();
     farm.stop();

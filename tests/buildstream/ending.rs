@@ -14,12 +14,6 @@ use crate::client::{Project, has_buildstream};
 const ENDLESS: [&str; 2] = ["sleep", "86399"];
 const SLOW: [&str; 2] = ["sleep", "3.217"];
 
-fn running(command: &[&str]) -> Vec<Process> {
-    let mut all = Process::mentioning(command[1]);
-    all.retain(|process| process.arguments == command);
-    all
-}
-
 #[test]
 fn a_failing_element_tells_why() {
     if !has_buildstream("a_failing_element_tells_why") {
@@ -74,12 +68,16 @@ fn an_interrupted_build_runs_nowhere() {
     let farm = farm(As::possible()[0]);
     let project = Project::copy(&farm);
     let build = project.start("first", &["build", "endless.bst"]);
-    wait_for("the element's command", || running(&ENDLESS).pop());
+    wait_for("the element's command", || {
+        Process::running(farm.pid(), &ENDLESS).pop()
+    });
     let bst = Pid::from_raw(i32::try_from(build.id()).expect("a process id"));
     kill(bst, Signal::SIGINT).expect("BuildStream is there");
     let ended: Ran = build.wait_with_output().expect("its end").into();
     assert_ne!(ended.code, Some(0), "{}", ended.text);
-    wait_for_none("the element's command", || running(&ENDLESS));
+    wait_for_none("the element's command", || {
+        Process::running(farm.pid(), &ENDLESS)
+    });
     leave(farm);
 }
 
@@ -94,7 +92,9 @@ fn a_build_goes_on_when_the_scheduler_is_killed_and_nothing_runs_twice() {
         .start();
     let project = Project::copy(&farm);
     let build = project.start("first", &["build", "slow.bst"]);
-    wait_for("the element's command", || running(&SLOW).pop());
+    wait_for("the element's command", || {
+        Process::running(farm.pid(), &SLOW).pop()
+    });
     let scheduler = farm.role("scheduler");
     kill(Pid::from_raw(scheduler.pid), Signal::SIGKILL).expect("it is there");
     wait_for("its end", || (!scheduler.is_there()).then_some(()));

@@ -82,6 +82,14 @@ impl Process {
         found
     }
 
+    /// The processes that descend from one and have exactly these words.
+    #[must_use]
+    pub fn running(root: i32, words: &[&str]) -> Vec<Self> {
+        let mut found = Self::descendants(root);
+        found.retain(|process| process.arguments == words);
+        found
+    }
+
     /// Every process that has a word with `text` in it.
     #[must_use]
     pub fn mentioning(text: &str) -> Vec<Self> {

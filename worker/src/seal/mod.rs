@@ -101,6 +101,13 @@ pub(crate) async fn probe(
                 false
             }
         };
+    if cache.is_writable() && !layers && files == Materialise::Hardlink {
+        let address = runner.upstream();
+        tracing::warn!(
+            "runner {address}: input roots are not overlays: commands can replace inputs, but \
+             not write to them (writable_inputs)"
+        );
+    }
     tracing::info!(runner = %runner.upstream(), inputs = ?files, layers, "runner is ready");
     Ok(Means { files, layers })
 }
