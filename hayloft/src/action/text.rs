@@ -34,7 +34,11 @@ pub fn describe(known: &Known) -> Vec<u8> {
         }
     }
     match &known.outcome {
-        None => text.row("Outcome", "the action cache has none"),
+        None => text.row(
+            "Outcome",
+            "none in the action cache; that of an action that failed is found by the link \
+             in its message",
+        ),
         Some(outcome) => describe_outcome(&mut text, outcome),
     }
     for note in &known.notes {
