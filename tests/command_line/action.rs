@@ -117,17 +117,19 @@ fn a_result_in_the_cache_is_told_with_all_that_led_to_it() {
         "60 s",
         "exit code 0 (in the action cache)",
         "fetching inputs 0.",
-        "Inputs: 1 files, 6 B, 1 directories, 1 symbolic links",
+        "\n\nInputs: 1 files, 6 B, 1 directories, 1 symbolic links",
         "  link -> deep/text\n",
         "  deep/text ",
+        "\n\nOutputs:\n",
         "  made/  1 files, 2 B, 1 directories\n",
         "  made/sub/one ",
         "  also -> single\n",
-        "\nStandard output:\ngiven\n",
+        "\n\nStandard output:\ngiven\n",
         "\nStandard error:\nhm\n",
     ] {
         assert!(text.contains(part), "{part:?} in:\n{text}");
     }
+    assert!(!text.contains('\u{fffd}'), "{text}");
     farm.stop();
     desk.leave();
 }

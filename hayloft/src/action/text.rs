@@ -88,7 +88,8 @@ impl Text {
     }
 
     fn heading(&mut self, heading: &str) {
-        self.line(format_args!("\n{heading}"));
+        self.line(format_args!(""));
+        self.line(format_args!("{heading}"));
     }
 
     fn entries(&mut self, within: &str, listed: &Listed) {
