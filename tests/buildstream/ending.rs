@@ -2,6 +2,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tests::farm::Farm;
 use tests::processes::Process;
 use tests::ran::Ran;
 use tests::user::As;
@@ -81,6 +82,39 @@ fn an_interrupted_build_runs_nowhere() {
     leave(farm);
 }
 
+/// Kills a role of the farm while `slow.bst` is built, and returns when it is gone:
+/// the command that it was killed under.
+fn kill_while_building(farm: &Farm, role: &str) -> Process {
+    let command = wait_for("the element's command", || {
+        Process::running(farm.pid(), &SLOW).pop()
+    });
+    let role = farm.role(role);
+    kill(Pid::from_raw(role.pid), Signal::SIGKILL).expect("it is there");
+    wait_for("its end", || (!role.is_there()).then_some(()));
+    command
+}
+
+#[test]
+fn a_build_goes_on_when_worker_and_runner_are_killed() {
+    if !has_buildstream("a_build_goes_on_when_worker_and_runner_are_killed") {
+        return;
+    }
+    let farm = farm(As::possible()[0]);
+    let project = Project::copy(&farm);
+    let build = project.start("first", &["build", "slow.bst"]);
+    for role in ["worker", "runner"] {
+        // What it did dies with it, and is begun once more.
+        let command = kill_while_building(&farm, role);
+        wait_for("its end", || (!command.is_there()).then_some(()));
+    }
+    let ended: Ran = build.wait_with_output().expect("its end").into();
+    ended.assert(0, &[]);
+    // The worker that lost its runner said so, which counts.
+    let built = "BuildStream 2.8.1: slow.bst through kills of worker and runner";
+    farm.assert_executed(0, 2, built);
+    leave(farm);
+}
+
 #[test]
 fn a_build_goes_on_when_the_scheduler_is_killed_and_nothing_runs_twice() {
     let name = "a_build_goes_on_when_the_scheduler_is_killed_and_nothing_runs_twice";
@@ -92,12 +126,7 @@ fn a_build_goes_on_when_the_scheduler_is_killed_and_nothing_runs_twice() {
         .start();
     let project = Project::copy(&farm);
     let build = project.start("first", &["build", "slow.bst"]);
-    wait_for("the element's command", || {
-        Process::running(farm.pid(), &SLOW).pop()
-    });
-    let scheduler = farm.role("scheduler");
-    kill(Pid::from_raw(scheduler.pid), Signal::SIGKILL).expect("it is there");
-    wait_for("its end", || (!scheduler.is_there()).then_some(()));
+    kill_while_building(&farm, "scheduler");
     let ended: Ran = build.wait_with_output().expect("its end").into();
     let ended = ended.assert(0, &[]);
     assert!(
