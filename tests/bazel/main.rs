@@ -12,4 +12,5 @@ mod ending;
 mod failures;
 mod kills;
 mod old;
+mod operator;
 mod outputs;

@@ -115,9 +115,9 @@ pub struct Kill {
     /// Which queues, with --queued-without-workers.
     #[command(flatten)]
     pub selection: Selection,
-    /// What the clients are told that went wrong. Some try again by themselves after
-    /// UNAVAILABLE and its like.
-    #[arg(long, value_name = "CODE", default_value = "CANCELLED", value_parser = code)]
+    /// What the clients are told that went wrong. After most codes but this one Bazel
+    /// tries again by itself.
+    #[arg(long, value_name = "CODE", default_value = "FAILED_PRECONDITION", value_parser = code)]
     pub code: Code,
     /// And in words.
     #[arg(
