@@ -6,7 +6,7 @@
 //! - a large blob, by ByteStream, against hashing the same file and copying it;
 //! - many small blobs, by batch, against hashing them and writing each as a file;
 //! - which of many blobs are missing, and action-cache hits whose outputs are
-//!   checked, against unary calls of the same message size that do nothing.
+//!   checked, against unary calls with the same messages that do nothing.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -20,7 +20,6 @@ use bytes::Bytes;
 use clap::Args;
 use daemon::{Address, Shutdown};
 use futures::{StreamExt, TryStreamExt};
-use prost::Message;
 use proto::wire::rev2;
 use proto::{Digest, DigestFunction, Hasher, InstanceName};
 use storage::{ActionCache, BlobStore, Config, RemoteStorage};
@@ -311,15 +310,26 @@ async fn missing(
         asked.push(Digest::of(DigestFunction::Sha256, &bytes));
     }
     asked.truncate(count);
-    let page = rev2::FindMissingBlobsRequest {
-        blob_digests: asked.iter().take(PAGE).map(Digest::to_wire).collect(),
-        ..Default::default()
-    };
-    let size = page.encoded_len();
+    // The same messages, made before: the floor is to carry them and no more.
+    let pages = asked
+        .chunks(PAGE)
+        .map(|page| rev2::FindMissingBlobsRequest {
+            blob_digests: page.iter().map(Digest::to_wire).collect(),
+            ..Default::default()
+        });
+    let pages: Vec<_> = pages.collect();
+    let answers = asked.chunks(PAGE).enumerate().map(|(at, page)| {
+        let known = there.len().saturating_sub(at * PAGE).min(page.len());
+        rev2::FindMissingBlobsResponse {
+            missing_blob_digests: page[known..].iter().map(Digest::to_wire).collect(),
+        }
+    });
+    empty.prepare(answers.collect());
     let start = Instant::now();
-    let pages = futures::stream::iter(0..count.div_ceil(PAGE)).map(|_| empty.take(size));
-    pages.buffer_unordered(PAGES).try_collect::<()>().await?;
+    let pages = futures::stream::iter(pages).map(|page| empty.find(page));
+    let told: Vec<usize> = pages.buffer_unordered(PAGES).try_collect().await?;
     let floor = start.elapsed();
+    ensure!(told.iter().sum::<usize>() == count.saturating_sub(there.len()));
     let start = Instant::now();
     let missing = client.find_missing(&InstanceName::empty(), &asked).await?;
     let time = start.elapsed();
