@@ -46,8 +46,8 @@ pub fn source(bytes: Bytes) -> Source {
 /// tenants apart. The empty blob is always there.
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
-    /// Which of these blobs are absent, each once, in the order given. Blobs that
-    /// are present count as just used.
+    /// Which of these blobs are absent, in the order given; one that is given twice may
+    /// be told twice. Blobs that are present count as just used.
     ///
     /// # Errors
     /// The storage cannot be asked.

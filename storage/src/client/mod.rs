@@ -9,6 +9,7 @@
 mod announced;
 mod batch;
 mod caller;
+mod missing;
 mod pool;
 mod read;
 mod remote;

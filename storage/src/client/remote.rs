@@ -18,13 +18,14 @@ use tonic::{Code, Status};
 use super::announced::{Announced, Remembered};
 use super::batch::{Batch, Batches, batches, cost, unanswered};
 use super::caller::{Caller, classify, patiently};
+use super::missing;
 use super::pool::{Pool, is_near};
 use super::read::Read;
 use super::tree::Trees;
 use super::write::Write;
 use crate::error::Error;
 use crate::store::{
-    ActionCache, BlobStore, ByteStream, DigestSet, Messages, Source, collect, source,
+    ActionCache, BlobStore, ByteStream, Messages, Source, collect, source,
 };
 
 /// How many digests one FindMissingBlobs carries (about 700 KB).
@@ -155,6 +156,7 @@ impl RemoteStorage {
         Ok(announced)
     }
 
+    /// Those of a page that are missing, in its order.
     async fn find_page(
         &self,
         instance: &InstanceName,
@@ -174,14 +176,15 @@ impl RemoteStorage {
             client.find_missing_blobs(request).await
         };
         let response = self.caller.unary(call).await.map_err(remote)?.into_inner();
-        response
+        let missing: Vec<Digest> = response
             .missing_blob_digests
             .iter()
             .map(|digest| {
                 Digest::from_wire(function, Some(digest))
                     .map_err(|error| remote(Status::internal(format!("in its answer: {error}"))))
             })
-            .collect()
+            .collect::<Result<_, _>>()?;
+        Ok(missing::in_order_of(page, missing))
     }
 
     fn batches(&self, packed: bool) -> Batches {
@@ -249,27 +252,19 @@ impl BlobStore for RemoteStorage {
         instance: &InstanceName,
         digests: &[Digest],
     ) -> Result<Vec<Digest>, Error> {
-        let mut seen = DigestSet::default();
-        seen.reserve(digests.len());
-        let mut asked: Vec<Digest> = digests
-            .iter()
-            .filter(|digest| !digest.is_empty_blob() && seen.insert(**digest))
-            .copied()
-            .collect();
         // A page is of one function. Nearly always there is only one.
-        let pages: Vec<Vec<Digest>> = asked
+        let pages: Vec<Vec<Digest>> = digests
             .chunk_by(|one, next| one.function() == next.function())
             .flat_map(|same| same.chunks(PAGE))
-            .map(<[Digest]>::to_vec)
+            .map(|page| page.iter().filter(|it| !it.is_empty_blob()).copied())
+            .map(Iterator::collect)
             .collect();
-        let missing: Vec<Vec<Digest>> = futures::stream::iter(pages)
+        futures::stream::iter(pages)
+            .filter(|page| std::future::ready(!page.is_empty()))
             .map(|page| async move { self.find_page(instance, &page).await })
-            .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await?;
-        let missing: DigestSet = missing.into_iter().flatten().collect();
-        asked.retain(|digest| missing.contains(digest));
-        Ok(asked)
+            .buffered(PARALLEL)
+            .try_concat()
+            .await
     }
 
     async fn read(

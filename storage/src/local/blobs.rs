@@ -19,7 +19,7 @@ use super::stream;
 use super::writing::{Room, Writing, Written};
 use crate::blocking::blocking;
 use crate::error::Error;
-use crate::store::{BlobStore, ByteStream, DigestSet, collect};
+use crate::store::{BlobStore, ByteStream, collect};
 use crate::verify;
 
 /// Blobs up to this size are read and written in one piece.
@@ -378,9 +378,6 @@ impl BlobStore for Blobs {
             }
         }
         self.renew(stale);
-        let mut seen = DigestSet::default();
-        seen.reserve(missing.len());
-        missing.retain(|digest| seen.insert(*digest));
         Ok(missing)
     }
 

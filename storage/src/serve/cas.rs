@@ -128,8 +128,12 @@ impl ContentAddressableStorage for CasService {
             &request.blob_digests,
         )?;
         let missing = self.blobs.find_missing(&instance, &asked).await?;
+        // They are in the order of the question, whose own messages go back.
+        let mut missing = missing.iter().peekable();
+        let named = asked.iter().zip(request.blob_digests);
+        let named = named.filter(|(digest, _)| missing.next_if_eq(digest).is_some());
         Ok(Response::new(FindMissingBlobsResponse {
-            missing_blob_digests: missing.iter().map(Digest::to_wire).collect(),
+            missing_blob_digests: named.map(|(_, message)| message).collect(),
         }))
     }
 
