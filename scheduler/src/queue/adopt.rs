@@ -16,12 +16,12 @@
 //! for nothing: else what is cancelled here would be taken over again.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proto::wire::rev2::ExecuteResponse;
 use proto::{Digest, InstanceName};
+use smallvec::SmallVec;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -138,11 +138,9 @@ impl Queue {
             instance: queue.name.prefix.join(&claim.suffix),
             instance_suffix: claim.suffix.clone(),
             digest,
-            action: None,
+            brief: None,
             do_not_cache: claim.do_not_cache,
             queued: claim.queued,
-            metadata: Vec::new(),
-            trace: HashMap::new(),
         });
         let wanted = self.dedup.find(&job);
         let known = |name: &Uuid| self.operations.contains_key(name);
@@ -153,8 +151,8 @@ impl Queue {
             .collect();
         let id = match wanted {
             Some(id) => {
-                let executing = |task: &Task| matches!(task.progress, Progress::Executing(_));
-                if self.tasks.get(&id).is_none_or(executing) {
+                let progress = self.tasks.get(&id).map(|task| task.progress);
+                if matches!(progress, None | Some(Progress::Executing(_))) {
                     return;
                 }
                 id
@@ -172,9 +170,7 @@ impl Queue {
         };
         // The worker's result will say when it was queued first.
         task.job = Arc::new(Job {
-            action: task.job.action.clone(),
-            metadata: task.job.metadata.clone(),
-            trace: task.job.trace.clone(),
+            brief: task.job.brief.clone(),
             ..(*job).clone()
         });
         let seats = task.invocations();
@@ -195,13 +191,13 @@ impl Queue {
         let task = Task {
             job: job.clone(),
             platform,
-            seats: Vec::new(),
+            seats: SmallVec::new(),
             expected: Reverse(size_class::expected(timeout)),
             progress: Progress::CacheCheck,
-            operations: Vec::new(),
+            operations: SmallVec::new(),
             attempts: Attempts::default(),
         };
-        self.tasks.insert(id, task);
+        self.tasks.insert(id, Box::new(task));
         id
     }
 
@@ -230,7 +226,7 @@ impl Queue {
             waiters: 0,
             expires: Some(expires),
         };
-        self.operations.insert(name, operation);
+        self.operations.insert(name, Box::new(operation));
         self.timers.set(expires, Timer::Operation(name));
         self.seat(id, &lineage, level);
     }

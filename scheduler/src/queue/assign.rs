@@ -14,8 +14,17 @@ use super::time::Now;
 use super::worker::{Assigned, Desired, Reply, WorkerId, WorkerKey};
 
 impl Queue {
-    /// Hands a task to an idle worker, or lets it wait in its invocations.
+    /// Hands a task to an idle worker, or lets it wait in its invocations and tells
+    /// its clients.
     pub(super) fn enqueue(&mut self, now: Now, id: TaskId) {
+        self.enqueue_new(now, id);
+        if self.tasks.get(&id).map(|task| task.progress) == Some(Progress::Queued) {
+            self.notify_all(id);
+        }
+    }
+
+    /// The same where no client can have heard of it yet that it does not wait.
+    pub(super) fn enqueue_new(&mut self, now: Now, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
@@ -46,7 +55,7 @@ impl Queue {
         let (platform, do_not_cache) = (task.platform, task.job.do_not_cache);
         task.progress = Progress::Queued;
         for seat in &task.seats {
-            tree.queue(seat.invocation, seat.place, id);
+            tree.queue(seat.invocation, seat.place);
         }
         self.happened(
             platform,
@@ -55,10 +64,7 @@ impl Queue {
                 do_not_cache,
             },
         );
-        self.match_idle(now, self.tasks.get(&id).map(|task| task.platform));
-        if self.tasks.get(&id).map(|task| task.progress) == Some(Progress::Queued) {
-            self.notify_all(id);
-        }
+        self.match_idle(now, [platform]);
     }
 
     /// Hands out what may be to workers that are idle. There is both only when an
@@ -173,7 +179,7 @@ impl Queue {
         Reply {
             next: now.wall_after(self.settings.report_interval(self.workers.len())),
             desired: Desired::Unchanged,
-            operations: task.map(claimed).unwrap_or_default(),
+            operations: task.map(|task| claimed(task)).unwrap_or_default(),
         }
     }
 
@@ -199,7 +205,7 @@ impl Queue {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
-        if task.job.action.is_none() {
+        if task.job.brief.is_none() {
             self.complete(now, id, adopt::lost());
             return;
         }

@@ -1,6 +1,6 @@
 //! Identical actions in flight are executed once.
 
-use proto::{Digest, InstanceName};
+use std::sync::Arc;
 
 use super::map::Map;
 use super::task::{Job, TaskId};
@@ -9,27 +9,26 @@ use super::task::{Job, TaskId};
 /// name, same digest and digest function. Actions marked `do_not_cache` are never
 /// in here (REv2 Action: in-flight requests for them may not be merged).
 #[derive(Debug, Default)]
-pub(super) struct Dedup(Map<(InstanceName, Digest), TaskId>);
+pub(super) struct Dedup(Map<Arc<Job>, TaskId>);
 
 impl Dedup {
     pub(super) fn find(&self, job: &Job) -> Option<TaskId> {
         if job.do_not_cache {
             return None;
         }
-        self.0.get(&(job.instance.clone(), job.digest)).copied()
+        self.0.get(job).copied()
     }
 
-    pub(super) fn insert(&mut self, job: &Job, task: TaskId) {
+    pub(super) fn insert(&mut self, job: &Arc<Job>, task: TaskId) {
         if !job.do_not_cache {
-            self.0.insert((job.instance.clone(), job.digest), task);
+            self.0.insert(job.clone(), task);
         }
     }
 
     /// Takes a task out, if it is the one that would be found.
     pub(super) fn remove(&mut self, job: &Job, task: TaskId) {
-        let key = (job.instance.clone(), job.digest);
-        if self.0.get(&key) == Some(&task) {
-            self.0.remove(&key);
+        if self.0.get(job) == Some(&task) {
+            self.0.remove(job);
         }
     }
 }
@@ -38,12 +37,12 @@ impl Dedup {
 mod tests {
     use super::super::task::tests::job;
     use super::*;
-    use proto::DigestFunction;
+    use proto::{Digest, DigestFunction};
 
     #[test]
     fn only_the_same_action_of_the_same_instance_and_function_is_found() {
         let mut dedup = Dedup::default();
-        let first = job("a", b"x");
+        let first = Arc::new(job("a", b"x"));
         dedup.insert(&first, TaskId(1));
         assert_eq!(dedup.find(&job("a", b"x")), Some(TaskId(1)));
         assert_eq!(dedup.find(&job("b", b"x")), None);
@@ -58,7 +57,7 @@ mod tests {
     #[test]
     fn a_task_takes_out_no_other() {
         let mut dedup = Dedup::default();
-        let same = job("a", b"x");
+        let same = Arc::new(job("a", b"x"));
         dedup.insert(&same, TaskId(1));
         dedup.insert(&same, TaskId(2));
         dedup.remove(&same, TaskId(1));
@@ -72,6 +71,7 @@ mod tests {
         let mut dedup = Dedup::default();
         let mut uncached = job("a", b"x");
         uncached.do_not_cache = true;
+        let uncached = Arc::new(uncached);
         dedup.insert(&uncached, TaskId(1));
         assert_eq!(dedup.find(&uncached), None);
     }

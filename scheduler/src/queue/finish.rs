@@ -39,7 +39,7 @@ impl Queue {
         }
         let platform = self.tasks.get(&id).map(|task| task.platform);
         let task = self.tasks.get(&id);
-        let may_move = task.is_some_and(|task| task.job.action.is_some());
+        let may_move = task.is_some_and(|task| task.job.brief.is_some());
         let larger = platform.filter(|_| may_move);
         let larger = larger.and_then(|platform| self.platforms.larger(platform));
         if let Some(larger) = larger

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use prost::Message as _;
 use proto::wire::protobuf;
 
 use super::aging::Level;
@@ -18,29 +19,21 @@ use super::turnover::{Turnover, Turnovers};
 /// What tells one invocation from its siblings: a packed message, as in Buildbarn
 /// (buildqueuestate.InvocationName), such as a REv2 RequestMetadata of which only
 /// `tool_invocation_id` is set.
+///
+/// It is kept encoded, in one piece: keys are compared for each action that comes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InvocationKey {
-    /// As in an `Any`.
-    pub type_url: Arc<str>,
-    /// As in an `Any`.
-    pub value: Arc<[u8]>,
-}
+pub struct InvocationKey(Arc<[u8]>);
 
 impl From<protobuf::Any> for InvocationKey {
     fn from(any: protobuf::Any) -> Self {
-        Self {
-            type_url: any.type_url.into(),
-            value: any.value.into(),
-        }
+        Self(any.encode_to_vec().into())
     }
 }
 
 impl From<&InvocationKey> for protobuf::Any {
     fn from(key: &InvocationKey) -> Self {
-        Self {
-            type_url: key.type_url.to_string(),
-            value: key.value.to_vec(),
-        }
+        // What was encoded here can be decoded.
+        Self::decode(&*key.0).unwrap_or_default()
     }
 }
 
@@ -254,8 +247,8 @@ impl Invocations {
         }
     }
 
-    pub(super) fn queue(&mut self, id: InvocationId, place: Place, task: TaskId) {
-        self.get_mut(id).order.insert(place, task);
+    pub(super) fn queue(&mut self, id: InvocationId, place: Place) {
+        self.get_mut(id).order.insert(place);
         self.above(id, |node| node.queued_below += 1);
         self.refresh_head(id);
     }
@@ -391,7 +384,7 @@ impl Invocations {
         if self.limits.holds(node, is_tenant, false).is_some() {
             return None;
         }
-        if let Some((place, _)) = self.direct(id) {
+        if let Some(place) = self.direct(id) {
             return Some(place.level);
         }
         let child = node.ready.first()?.id;
@@ -399,7 +392,7 @@ impl Invocations {
     }
 
     /// The next of the tasks that are directly its own, if one may be handed out.
-    fn direct(&self, id: InvocationId) -> Option<(Place, TaskId)> {
+    fn direct(&self, id: InvocationId) -> Option<Place> {
         let node = self.get(id);
         let held = id != ROOT && self.limits.holds(node, false, true).is_some();
         node.order.first().filter(|_| !held)
@@ -415,8 +408,8 @@ impl Invocations {
     ) -> Option<(InvocationId, TaskId)> {
         let mut id = ROOT;
         for depth in 0.. {
-            if let Some((_, task)) = self.direct(id) {
-                return Some((id, task));
+            if let Some(place) = self.direct(id) {
+                return Some((id, place.task));
             }
             let best = self.get(id).ready.first()?;
             let sticky = preferred(depth).filter(|other| {

@@ -47,7 +47,7 @@ impl Queue {
         }
         let orders = queue.invocations.iter().map(|node| &node.order);
         let tasks: Vec<_> = orders
-            .flat_map(|order| order.iter().map(|(_, task)| task))
+            .flat_map(|order| order.iter().map(|place| place.task))
             .collect();
         for task in tasks {
             about!(INFO, self, task, code = status.code, "killed");

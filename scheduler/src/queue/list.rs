@@ -241,18 +241,13 @@ impl Queue {
             (level, Reverse(after.expected), after.queued)
         });
         // Of operations of one invocation that want the same, the most urgent.
-        let operations = queue
-            .invocations
-            .get(id)
-            .order
-            .iter()
-            .filter_map(|(place, task)| {
-                let names = self.tasks.get(&task)?.operations.iter();
-                let all = names.filter_map(|name| Some((*name, self.operations.get(name)?)));
-                let own = all.filter(|(_, operation)| *operation.lineage == *path.keys);
-                let (name, operation) = own.min_by_key(|(_, operation)| operation.level)?;
-                Some((place, name, operation))
-            });
+        let operations = queue.invocations.get(id).order.iter().filter_map(|place| {
+            let names = self.tasks.get(&place.task)?.operations.iter();
+            let all = names.filter_map(|name| Some((*name, &**self.operations.get(name)?)));
+            let own = all.filter(|(_, operation)| *operation.lineage == *path.keys);
+            let (name, operation) = own.min_by_key(|(_, operation)| operation.level)?;
+            Some((place, name, operation))
+        });
         let before =
             |(place, _, operation): &(super::order::Place, _, &super::operation::Operation)| {
                 after.is_some_and(|after| (place.level, place.expected, operation.queued) <= after)

@@ -131,15 +131,12 @@ impl Invocations {
 
 #[cfg(test)]
 mod tests {
-    use super::super::invocation::{InvocationKey, Lineage};
+    use super::super::invocation::Lineage;
+    use super::super::tests::key;
     use super::*;
 
     fn lineage(names: &[&str]) -> Lineage {
-        let key = |name: &&str| InvocationKey {
-            type_url: (*name).into(),
-            value: Vec::new().into(),
-        };
-        names.iter().map(key).collect()
+        names.iter().map(|name| key(name)).collect()
     }
 
     /// A tree of three invocations, a worker in each of those given.

@@ -9,6 +9,7 @@ use proto::wire::protobuf;
 use proto::wire::rev2::RequestMetadata;
 use uuid::Uuid;
 
+use super::brief::Brief;
 use super::invocation::{InvocationKey, Lineage};
 use super::operation::State;
 use super::queue::Queue;
@@ -90,7 +91,8 @@ impl Queue {
 
 /// The number of the trace (W3C Trace Context).
 fn trace(task: &Task) -> String {
-    let parent = task.job.trace.get("traceparent");
+    let told = task.job.brief.as_ref().map(Brief::open).unwrap_or_default();
+    let parent = told.w3c_trace_context.get("traceparent");
     let id = parent.and_then(|parent| parent.split('-').nth(1));
     id.unwrap_or_default().to_owned()
 }
@@ -112,7 +114,7 @@ impl fmt::Display for InvocationKey {
         if let Some(text) = unpack::<String>(&any, "google.protobuf.StringValue") {
             return f.write_str(&text);
         }
-        let name = self.type_url.rsplit('/').next().unwrap_or_default();
+        let name = any.type_url.rsplit('/').next().unwrap_or_default();
         f.write_str(name)
     }
 }
@@ -132,10 +134,10 @@ mod tests {
             };
             InvocationKey::from(pack_rev2("RequestMetadata", &metadata))
         };
-        let other = InvocationKey {
+        let other = InvocationKey::from(protobuf::Any {
             type_url: "type.googleapis.com/some.Message".into(),
-            value: b"\xff".as_slice().into(),
-        };
+            value: b"\xff".into(),
+        });
         let lineage: Lineage = [other, id("c", ""), id("", "t")].into();
         assert_eq!(in_words(&lineage), "some.Message/c/t");
     }

@@ -22,6 +22,7 @@
 mod adopt;
 mod aging;
 mod assign;
+mod brief;
 mod dedup;
 mod drain;
 mod event;
@@ -61,6 +62,7 @@ mod turnover;
 mod worker;
 
 pub use adopt::{After, Claim, MAXIMUM_CLAIMED};
+pub use brief::Brief;
 pub use drain::Pattern;
 pub use event::{Event, Flight, Outcome as ExecutionOutcome, What};
 pub use invocation::InvocationKey;

@@ -1,7 +1,7 @@
 //! Which queued task of one invocation goes next.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::aging::Level;
@@ -18,27 +18,25 @@ use super::task::TaskId;
 pub(super) struct Place {
     pub(super) level: Level,
     pub(super) expected: Reverse<Duration>,
-    /// Counts up with each task that arrives.
-    pub(super) arrival: u64,
+    /// The task's own, which counts up with each that arrives.
+    pub(super) task: TaskId,
 }
 
 /// The tasks queued directly in one invocation, the next one first.
 #[derive(Debug, Default)]
-pub(super) struct Order(BTreeMap<Place, TaskId>);
+pub(super) struct Order(BTreeSet<Place>);
 
 impl Order {
-    pub(super) fn insert(&mut self, place: Place, task: TaskId) {
-        self.0.insert(place, task);
+    pub(super) fn insert(&mut self, place: Place) {
+        self.0.insert(place);
     }
 
     pub(super) fn remove(&mut self, place: Place) {
         self.0.remove(&place);
     }
 
-    pub(super) fn first(&self) -> Option<(Place, TaskId)> {
-        self.0
-            .first_key_value()
-            .map(|(place, task)| (*place, *task))
+    pub(super) fn first(&self) -> Option<Place> {
+        self.0.first().copied()
     }
 
     /// How many go before this place, as far as is counted.
@@ -50,8 +48,8 @@ impl Order {
         self.0.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Place, TaskId)> {
-        self.0.iter().map(|(place, task)| (*place, *task))
+    pub(super) fn iter(&self) -> impl Iterator<Item = Place> {
+        self.0.iter().copied()
     }
 }
 
@@ -66,16 +64,16 @@ mod tests {
         Place {
             level: Level::new(priority, None, now, now),
             expected: Reverse(Duration::from_secs(seconds)),
-            arrival,
+            task: TaskId(arrival),
         }
     }
 
     fn sorted(places: impl IntoIterator<Item = Place>) -> Vec<u64> {
         let mut order = Order::default();
         for place in places {
-            order.insert(place, TaskId(place.arrival));
+            order.insert(place);
         }
-        order.iter().map(|(_, task)| task.0).collect()
+        order.iter().map(|place| place.task.0).collect()
     }
 
     #[test]

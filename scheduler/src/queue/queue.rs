@@ -47,8 +47,9 @@ pub struct Queue {
     last_id: u64,
     pub(super) platforms: PlatformQueues,
     pub(super) workers: Map<WorkerKey, Worker>,
-    pub(super) tasks: Map<TaskId, Task>,
-    pub(super) operations: Map<Uuid, Operation>,
+    // What maps hold is in boxes, as a map has up to twice the room that it needs.
+    pub(super) tasks: Map<TaskId, Box<Task>>,
+    pub(super) operations: Map<Uuid, Box<Operation>>,
     pub(super) dedup: Dedup,
     pub(super) recovery: Recovery,
     pub(super) timers: Timers,
@@ -138,7 +139,7 @@ impl Queue {
 
     /// Takes a task out of everything that refers to it, its operations excepted.
     /// A worker that executes it hears so when it calls next.
-    fn discard(&mut self, id: TaskId) -> Option<Task> {
+    fn discard(&mut self, id: TaskId) -> Option<Box<Task>> {
         let mut task = self.tasks.remove(&id)?;
         self.dedup.remove(&task.job, id);
         if let Progress::Executing(key) = task.progress
@@ -202,8 +203,8 @@ impl Queue {
             return;
         };
         for invocation in queue.invocations.iter() {
-            for (_, task) in invocation.order.iter() {
-                self.complete(now, task, no_workers_left());
+            for place in invocation.order.iter() {
+                self.complete(now, place.task, no_workers_left());
             }
         }
     }

@@ -5,6 +5,8 @@
 //! give it, and counts its worker when it is executed. The task is handed out on
 //! behalf of the invocation that is served first.
 
+use smallvec::SmallVec;
+
 use super::aging::Level;
 use super::invocation::{InvocationId, Lineage};
 use super::order::Place;
@@ -20,7 +22,7 @@ pub(super) struct Seat {
 
 impl Task {
     /// The invocations that want it.
-    pub(super) fn invocations(&self) -> Vec<InvocationId> {
+    pub(super) fn invocations(&self) -> SmallVec<[InvocationId; 1]> {
         self.seats.iter().map(|seat| seat.invocation).collect()
     }
 }
@@ -69,12 +71,12 @@ impl Queue {
         let place = Place {
             level,
             expected: task.expected,
-            arrival: id.0,
+            task: id,
         };
         tree.count_task(invocation, true);
         match task.progress {
             Progress::CacheCheck => {}
-            Progress::Queued => tree.queue(invocation, place, id),
+            Progress::Queued => tree.queue(invocation, place),
             Progress::Executing(_) => tree.start_also(invocation, &task.invocations()),
         }
         task.seats.push(Seat { invocation, place });
@@ -138,7 +140,7 @@ impl Queue {
             && let Some(queue) = self.platforms.get_mut(task.platform)
         {
             queue.invocations.unqueue(invocation, old);
-            queue.invocations.queue(invocation, new, id);
+            queue.invocations.queue(invocation, new);
         }
     }
 

@@ -9,6 +9,7 @@ use proto::wire::buildqueuestate::{
 use proto::wire::rev2::RequestMetadata;
 use uuid::Uuid;
 
+use super::brief::Brief;
 use super::drain::Drains;
 use super::invocation::{InvocationId, InvocationKey, Invocations, ROOT};
 use super::operation::{Operation, State};
@@ -152,7 +153,8 @@ fn invocation_name(queue: &QueueName, lineage: &[InvocationKey]) -> InvocationNa
 /// What the client calls that which it builds.
 fn target(job: &Job) -> String {
     let name = "build.bazel.remote.execution.v2.RequestMetadata";
-    let mut all = job.metadata.iter();
+    let told = job.brief.as_ref().map(Brief::open).unwrap_or_default();
+    let mut all = told.auxiliary_metadata.iter();
     let metadata = all.find_map(|any| unpack::<RequestMetadata>(any, name));
     metadata
         .map(|metadata| metadata.target_id)

@@ -51,15 +51,11 @@ impl Stay {
 
 #[cfg(test)]
 mod tests {
-    use super::super::invocation::InvocationKey;
+    use super::super::tests::key;
     use super::*;
 
     #[test]
     fn a_level_that_is_shared_goes_on_and_a_new_one_begins_anew() {
-        let key = |name: &str| InvocationKey {
-            type_url: name.into(),
-            value: Vec::new().into(),
-        };
         let mut tree = Invocations::new(Default::default());
         let x = tree.open(&[key("a"), key("x")].into());
         let y = tree.open(&[key("a"), key("y")].into());

@@ -4,12 +4,15 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use proto::wire::remoteworker::desired_state::Executing;
 use proto::wire::{protobuf, rev2};
 use proto::{Digest, InstanceName, PlatformKey, messages};
+use smallvec::{SmallVec, smallvec};
 use tonic::Code;
 use uuid::Uuid;
 
 use super::aging::Level;
+use super::brief::Brief;
 use super::event::{Flight, What};
 use super::invocation::{InvocationId, InvocationKey};
 use super::log::{about, line};
@@ -87,10 +90,16 @@ impl Queue {
             instance: submission.instance,
             digest: submission.digest,
             do_not_cache: action.do_not_cache,
-            action: Some(action),
+            brief: None,
             queued: now.wall,
-            metadata: submission.metadata,
-            trace: submission.trace,
+        };
+        let brief = || {
+            Brief::new(&Executing {
+                action: Some(action),
+                auxiliary_metadata: submission.metadata,
+                w3c_trace_context: submission.trace,
+                ..Executing::default()
+            })
         };
         let name = uuid::Builder::from_random_bytes((self.random)().to_ne_bytes()).into_uuid();
         let interval = self.settings.aging_interval;
@@ -126,11 +135,9 @@ impl Queue {
                 Flight::OtherInvocation
             };
             task.operations.push(name);
-            if task.job.action.is_none() {
+            if task.job.brief.is_none() {
                 task.job = Arc::new(Job {
-                    action: job.action,
-                    metadata: job.metadata,
-                    trace: job.trace,
+                    brief: Some(brief()),
                     ..(*task.job).clone()
                 });
             }
@@ -139,7 +146,7 @@ impl Queue {
             let platform = task.platform;
             let queue = self.platforms.get(platform).map(|q| q.name.clone());
             let operation = operation(id, task.job.clone(), queue.unwrap_or(queue_name));
-            self.operations.insert(name, operation);
+            self.operations.insert(name, Box::new(operation));
             self.happened(platform, What::Submitted(flight));
             if tracing::enabled!(tracing::Level::DEBUG) {
                 line!(DEBUG, self.subject_of(name), ?flight, "joined");
@@ -160,21 +167,23 @@ impl Queue {
         let id = TaskId(self.next_id());
         let check =
             self.settings.check_action_cache && !submission.skip_cache_lookup && !job.do_not_cache;
+        let job = Arc::new(Job {
+            brief: Some(brief()),
+            ..job
+        });
         self.dedup.insert(&job, id);
-        let job = Arc::new(job);
-        self.operations
-            .insert(name, operation(id, job.clone(), queue_name));
+        let operation = operation(id, job.clone(), queue_name);
+        self.operations.insert(name, Box::new(operation));
         let task = Task {
             job,
             platform,
-            // Most often there is one.
-            seats: Vec::with_capacity(1),
+            seats: SmallVec::new(),
             expected: Reverse(size_class::expected(timeout)),
             progress: Progress::CacheCheck,
-            operations: vec![name],
+            operations: smallvec![name],
             attempts: Attempts::default(),
         };
-        self.tasks.insert(id, task);
+        self.tasks.insert(id, Box::new(task));
         self.happened(platform, What::Submitted(Flight::New));
         about!(DEBUG, self, id, "submitted");
         match known {
@@ -182,7 +191,7 @@ impl Queue {
             None => self.seat(id, &lineage, level),
         }
         if !check {
-            self.enqueue(now, id);
+            self.enqueue_new(now, id);
         }
         Ok(Submitted {
             operation: name,

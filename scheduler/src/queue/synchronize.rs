@@ -254,7 +254,7 @@ impl Queue {
             return None;
         }
         let id = assigned.task;
-        if self.tasks.get(&id)?.job.action.is_none() {
+        if self.tasks.get(&id)?.job.brief.is_none() {
             self.complete(now, id, adopt::lost());
             return None;
         }

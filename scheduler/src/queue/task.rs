@@ -1,14 +1,15 @@
 //! Units of work.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use proto::wire::{protobuf, rev2};
 use proto::{Digest, InstanceName};
+use smallvec::SmallVec;
 use uuid::Uuid;
 
+use super::brief::Brief;
 use super::platform_queue::PlatformId;
 use super::retry::Attempts;
 use super::seats::Seat;
@@ -32,18 +33,29 @@ pub struct Job {
     pub instance_suffix: InstanceName,
     /// The action as the client stored it.
     pub digest: Digest,
-    /// Its message, its timeout filled in. None of an adopted one that no client
-    /// has asked for since: it cannot be handed out again.
-    pub action: Option<rev2::Action>,
+    /// What else its worker is told. None of an adopted one that no client has asked
+    /// for since: it cannot be handed out again.
+    pub brief: Option<Brief>,
     /// As the action says: it is not to be shared.
     pub do_not_cache: bool,
     /// When the task came into being.
     pub queued: SystemTime,
-    /// Passed on to the worker, which attaches it to the result: the client's
-    /// RequestMetadata.
-    pub metadata: Vec<protobuf::Any>,
-    /// W3C trace context headers, passed on likewise.
-    pub trace: HashMap<String, String>,
+}
+
+/// Jobs are equal that are the same action of the same instance, whatever else is known
+/// of them.
+impl PartialEq for Job {
+    fn eq(&self, other: &Self) -> bool {
+        (self.digest, &self.instance) == (other.digest, &other.instance)
+    }
+}
+
+impl Eq for Job {}
+
+impl Hash for Job {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.digest, &self.instance).hash(state);
+    }
 }
 
 /// How far a task has come.
@@ -71,11 +83,12 @@ pub(super) enum Progress {
 pub(super) struct Task {
     pub(super) job: Arc<Job>,
     pub(super) platform: PlatformId,
-    pub(super) seats: Vec<Seat>,
+    /// Most often there is one.
+    pub(super) seats: SmallVec<[Seat; 1]>,
     /// How long it is expected to take.
     pub(super) expected: Reverse<Duration>,
     pub(super) progress: Progress,
-    pub(super) operations: Vec<Uuid>,
+    pub(super) operations: SmallVec<[Uuid; 1]>,
     pub(super) attempts: Attempts,
 }
 
@@ -83,6 +96,7 @@ pub(super) struct Task {
 pub(super) mod tests {
     use super::*;
     use proto::DigestFunction;
+    use proto::wire::remoteworker::desired_state::Executing;
 
     /// A job whose digest is that of `content`.
     pub(in super::super) fn job(instance: &str, content: &[u8]) -> Job {
@@ -90,11 +104,9 @@ pub(super) mod tests {
             instance: InstanceName::new(instance).unwrap(),
             instance_suffix: InstanceName::empty(),
             digest: Digest::of(DigestFunction::Sha256, content),
-            action: Some(rev2::Action::default()),
+            brief: Some(Brief::new(&Executing::default())),
             do_not_cache: false,
             queued: SystemTime::UNIX_EPOCH,
-            metadata: Vec::new(),
-            trace: HashMap::new(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::authorizers::Authorizers;
 use super::claim;
 use super::dispatcher::Dispatcher;
 use crate::error::Error;
-use crate::queue::{Claim, Desired, Job, Reply, Report, Synchronization};
+use crate::queue::{Brief, Claim, Desired, Job, Reply, Report, Synchronization};
 
 /// How many bytes the names and values of a worker's id may have in all.
 pub(super) const MAXIMUM_ID: usize = 16 << 10;
@@ -130,13 +130,12 @@ fn message(reply: &Reply, is_ours: bool) -> SynchronizeResponse {
 }
 
 fn execute(job: &Job) -> desired_state::Executing {
+    let told = job.brief.as_ref().map(Brief::open).unwrap_or_default();
     desired_state::Executing {
         action_digest: Some(job.digest.to_wire()),
-        action: job.action.clone(),
         queued_timestamp: Some(messages::timestamp(job.queued)),
-        auxiliary_metadata: job.metadata.clone(),
         instance_name_suffix: job.instance_suffix.to_string(),
-        w3c_trace_context: job.trace.clone(),
         digest_function: job.digest.function().to_wire(),
+        ..told
     }
 }

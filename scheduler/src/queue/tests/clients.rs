@@ -21,12 +21,8 @@ fn an_action_goes_at_once_to_the_worker_idle_longest_and_its_result_to_the_clien
     assert_eq!(job.instance.as_str(), "main/sub");
     assert_eq!(job.instance_suffix.as_str(), "sub");
     assert_eq!(job.queued, farm.now.wall);
-    let seconds = job
-        .action
-        .as_ref()
-        .unwrap()
-        .timeout
-        .map(|timeout| timeout.seconds);
+    let action = job.brief.as_ref().unwrap().open().action.unwrap();
+    let seconds = action.timeout.map(|timeout| timeout.seconds);
     assert_eq!(seconds, Some(1800), "the timeout is always written");
 
     let going_on = farm.sync("a", Report::Executing(digest("x")));
@@ -183,10 +179,8 @@ fn ignored_properties_do_not_decide_but_reach_the_worker() {
     let Desired::Execute(job) = &farm.answers[&worker].desired else {
         panic!("not handed out");
     };
-    assert_eq!(
-        job.action.as_ref().unwrap().platform,
-        Some(os("plan9").to_wire())
-    );
+    let action = job.brief.as_ref().unwrap().open().action.unwrap();
+    assert_eq!(action.platform, Some(os("plan9").to_wire()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use proto::wire::protobuf;
 use proto::wire::rev2::{Action, ExecuteResponse};
 use proto::{Digest, DigestFunction, InstanceName, PlatformKey};
 use tonic::Code;
@@ -67,10 +68,10 @@ pub(super) fn of(invocation: &[&str], content: &str) -> Submission {
 }
 
 pub(super) fn key(name: &str) -> InvocationKey {
-    InvocationKey {
+    InvocationKey::from(protobuf::Any {
         type_url: "name".into(),
-        value: name.as_bytes().into(),
-    }
+        value: name.into(),
+    })
 }
 
 pub(super) fn synchronization(worker: &str, report: Report) -> Synchronization {

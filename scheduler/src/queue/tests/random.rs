@@ -307,7 +307,7 @@ pub(super) fn check_queue(queue: &Queue) {
     for id in queue.platforms.ids() {
         let tasks = queue.tasks.values().filter(|task| task.platform == id);
         let started = tasks.filter(|t| matches!(t.progress, task::Progress::Executing(_)));
-        let started: Vec<_> = started.map(task::Task::invocations).collect();
+        let started: Vec<_> = started.map(|task| task.invocations().into_vec()).collect();
         let platform = queue.platforms.get(id).unwrap();
         tree::check_started(&platform.invocations, &started);
     }
@@ -320,7 +320,7 @@ pub(super) fn check_queue(queue: &Queue) {
         .values()
         .filter(|t| t.progress == task::Progress::Queued);
     assert_eq!(
-        queued_tasks.map(seats).sum::<usize>(),
+        queued_tasks.map(|task| seats(task)).sum::<usize>(),
         standing,
         "queued where it has seats"
     );

@@ -66,8 +66,10 @@ async fn rules_may_rewrite_the_platform_and_say_whose_an_action_is() {
     let route = route(&router.unwrap(), "main", "linux").await.unwrap();
     assert_eq!(route.platform.to_string(), "{os=plan9}");
     assert_eq!(route.timeouts.default.as_secs(), 5);
-    let keys = route.invocation.iter().map(|key| &key.value);
-    let keys: Vec<_> = keys.map(|key| String::from_utf8_lossy(key)).collect();
+    let keys = route.invocation.iter().map(|key| Any::from(key).value);
+    let keys: Vec<_> = keys
+        .map(|key| String::from_utf8_lossy(&key).into_owned())
+        .collect();
     assert_eq!(keys.len(), 3);
     for (key, text) in keys.iter().zip(["somebody", "main", "tool"]) {
         assert!(key.ends_with(text), "{key:?}");
@@ -173,7 +175,7 @@ async fn another_program_may_be_asked_and_its_word_is_checked() {
 
     let routed = route(&router, "main", "linux").await.unwrap();
     assert_eq!(routed.platform.to_string(), "{os=remote}");
-    assert_eq!(&*routed.invocation[0].value, b"tool");
+    assert_eq!(Any::from(&routed.invocation[0]).value, b"tool");
     for (instance, code, word) in [
         ("denied", Code::PermissionDenied, "not you"),
         ("no-action", Code::Internal, "action is missing"),
