@@ -216,7 +216,10 @@ async fn what_is_absent_is_said_to_be(subject: Subject) {
     let missing = subject.blobs.find_missing(root(), &asked).await.unwrap();
     let once = [absent[2], absent[0], absent[1]];
     let as_often_as_asked = [absent[2], absent[0], absent[2], absent[1], absent[0]];
-    assert!(missing == once || missing == as_often_as_asked, "{missing:?}");
+    assert!(
+        missing == once || missing == as_often_as_asked,
+        "{missing:?}"
+    );
     let none = subject.blobs.find_missing(root(), &[]).await.unwrap();
     assert_eq!(none, []);
 

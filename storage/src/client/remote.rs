@@ -24,9 +24,7 @@ use super::read::Read;
 use super::tree::Trees;
 use super::write::Write;
 use crate::error::Error;
-use crate::store::{
-    ActionCache, BlobStore, ByteStream, Messages, Source, collect, source,
-};
+use crate::store::{ActionCache, BlobStore, ByteStream, Messages, Source, collect, source};
 
 /// How many digests one FindMissingBlobs carries (about 700 KB).
 const PAGE: usize = 10_000;
