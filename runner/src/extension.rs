@@ -44,6 +44,7 @@ impl RunnerExtension for ExtensionService {
                 false => 0,
             },
             user_id: Some(self.user_id),
+            any_ids: true,
             own_uids: protections
                 .iter()
                 .any(|held| held.held && held.protection == sandbox::Protection::OwnUid),
@@ -64,7 +65,7 @@ impl RunnerExtension for ExtensionService {
         if request.overlay.is_some() && !self.launcher.overlays() {
             return Err(Status::unimplemented("overlay: this host cannot make any"));
         }
-        let request = request::validate(request, self.set_tmpdir)?;
+        let request = request::validate(request, self.set_tmpdir, self.user_id)?;
         let done = self.upkeep.run(&request, None).instrument(span).await?;
         let limits = self.limits.overridden(&request.limits);
         Ok(Response::new(RunResponse {

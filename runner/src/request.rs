@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proto::wire::{runner, runner_extension};
 use proto::{RelativePath, messages};
-use sandbox::{Limit, Limits};
+use sandbox::{IdPair, Limit, Limits};
 
 use crate::error::Error;
 
@@ -29,17 +29,21 @@ pub(crate) fn without_timeout(request: runner::RunRequest) -> runner_extension::
         timeout: None,
         overlay: None,
         limits: HashMap::new(),
+        user_id: None,
+        group_id: None,
     }
 }
 
 /// Validates a request. `set_tmpdir`: whether `TMPDIR` is added where the action
-/// has a temporary directory and no such variable of its own.
+/// has a temporary directory and no such variable of its own. `own_id`: whom commands
+/// see themselves as where requests say nothing else.
 ///
 /// # Errors
 /// [`Error::Field`] naming the field.
 pub fn validate(
     request: runner_extension::RunRequest,
     set_tmpdir: bool,
+    own_id: u32,
 ) -> Result<sandbox::RunRequest, Error> {
     let timeout = match &request.timeout {
         None => None,
@@ -76,8 +80,24 @@ pub fn validate(
         stderr_path,
         server_logs_directory,
         timeout,
+        ids: ids(request.user_id, request.group_id, own_id)?,
         limits: limits(&request.limits)?,
     })
+}
+
+/// Those asked for, where they are not what there is anyway.
+fn ids(user: Option<u32>, group: Option<u32>, own: u32) -> Result<Option<IdPair>, Error> {
+    let check = |field, asked: Option<u32>| match asked {
+        // setresuid(2): it stands for no id.
+        Some(u32::MAX) => invalid(field, "is no id"),
+        Some(id) => Ok(id),
+        None => Ok(own),
+    };
+    let ids = IdPair {
+        uid: check("user_id", user)?,
+        gid: check("group_id", group)?,
+    };
+    Ok((ids != IdPair::same(own)).then_some(ids))
 }
 
 fn limits(asked: &HashMap<String, u64>) -> Result<Limits, Error> {
@@ -211,7 +231,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut RunRequest)) -> String {
         let mut request = request();
         change(&mut request);
-        let error = validate(request, false).unwrap_err();
+        let error = validate(request, false, 0).unwrap_err();
         assert!(matches!(error, Error::Field { .. }));
         error.to_string()
     }
@@ -226,13 +246,37 @@ mod tests {
             seconds: 1,
             nanos: 500_000_000,
         });
-        let valid = validate(request, false).unwrap();
+        let valid = validate(request, false, 0).unwrap();
         assert_eq!(valid.working_directory, b"a/b");
         assert_eq!(valid.stdout_path, b"1/stdout");
         assert_eq!(valid.timeout, Some(Duration::from_millis(1500)));
         let expected: [(Vec<u8>, Vec<u8>); 2] =
             [(b"A".into(), Vec::new()), (b"B".into(), b"=2".into())];
         assert_eq!(valid.environment, expected);
+    }
+
+    #[test]
+    fn ids_are_asked_for_only_where_they_differ() {
+        let ids = |user_id, group_id| {
+            let request = RunRequest {
+                user_id,
+                group_id,
+                ..request()
+            };
+            validate(request, false, 1000).map(|request| request.ids)
+        };
+        let pair = |uid, gid| Some(IdPair { uid, gid });
+        assert_eq!(ids(None, None).unwrap(), None);
+        assert_eq!(ids(Some(1000), Some(1000)).unwrap(), None);
+        assert_eq!(ids(Some(0), None).unwrap(), pair(0, 1000));
+        assert_eq!(ids(None, Some(7)).unwrap(), pair(1000, 7));
+        for (user, group, field) in [
+            (Some(u32::MAX), None, "user_id: "),
+            (None, Some(u32::MAX), "group_id: "),
+        ] {
+            let error = ids(user, group).unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
     }
 
     #[test]
@@ -266,7 +310,7 @@ mod tests {
         assert!(refused(|r| r.arguments.push(long.clone())).contains("argument 1 has 131072"));
         let mut fits = request();
         fits.arguments.push(long[1..].into());
-        validate(fits, false).unwrap();
+        validate(fits, false, 0).unwrap();
         for (name, value) in [
             ("", "x"),
             ("A=B", "x"),
@@ -286,7 +330,7 @@ mod tests {
     #[test]
     fn an_overlay_names_its_directories() {
         assert!(
-            validate(request(), false)
+            validate(request(), false, 0)
                 .unwrap()
                 .scratch_directory
                 .is_empty()
@@ -299,7 +343,7 @@ mod tests {
         };
         let mut layered = request();
         layered.overlay = overlay(&["layers/1", "layers/2"], "1/scratch");
-        let valid = validate(layered, false).unwrap();
+        let valid = validate(layered, false, 0).unwrap();
         assert_eq!(valid.lower_directories, [b"layers/1", b"layers/2"]);
         assert_eq!(valid.scratch_directory, b"1/scratch");
         for (lower, scratch, message) in [
@@ -325,10 +369,10 @@ mod tests {
             request.limits.insert(name.into(), value);
             request
         };
-        let valid = validate(with("memory_bytes", 7), false).unwrap();
+        let valid = validate(with("memory_bytes", 7), false, 0).unwrap();
         assert_eq!(valid.limits[Limit::Memory], Some(7));
         for (name, value) in [("memory", 7), ("processes", 0)] {
-            let error = validate(with(name, value), false).unwrap_err();
+            let error = validate(with(name, value), false, 0).unwrap_err();
             assert!(error.to_string().starts_with("limits: "), "{error}");
         }
     }
@@ -339,13 +383,13 @@ mod tests {
             let timeout = Some(protobuf::Duration { seconds, nanos });
             assert!(refused(|request| request.timeout = timeout).starts_with("timeout: "));
         }
-        assert_eq!(validate(request(), false).unwrap().timeout, None);
+        assert_eq!(validate(request(), false, 0).unwrap().timeout, None);
     }
 
     #[test]
     fn tmpdir_is_set_unless_the_action_sets_it() {
         let tmpdir = |request, set| {
-            let environment = validate(request, set).unwrap().environment;
+            let environment = validate(request, set, 0).unwrap().environment;
             let found = environment.into_iter().find(|(name, _)| name == b"TMPDIR");
             found.map(|(_, value)| String::from_utf8(value).unwrap())
         };

@@ -69,17 +69,19 @@ async fn serve(
     let shutdown = stop_on_signal(launcher.clone()).map_err(StartError::Serve)?;
     let diagnostics = Diagnostics::new(&shutdown);
     diagnostics.serve_on(&config.global, diagnostics_sockets)?;
+    let user_id = config.policy()?.inner_id;
     let runner = RunnerServer::new(RunnerService {
         launcher: launcher.clone(),
         upkeep: upkeep.clone(),
         set_tmpdir: config.set_tmpdir_environment_variable,
+        user_id,
     });
     let extension = RunnerExtensionServer::new(ExtensionService {
         launcher: launcher.clone(),
         upkeep: upkeep.clone(),
         set_tmpdir: config.set_tmpdir_environment_variable,
         root: config.root,
-        user_id: config.policy()?.inner_id,
+        user_id,
         limits: config.limits.checked().unwrap_or_default(),
     });
     let routes = Routes::new(runner.max_decoding_message_size(REQUEST_BYTES))

@@ -28,6 +28,8 @@ pub(crate) struct RunnerService {
     pub(crate) launcher: Launcher,
     pub(crate) upkeep: Upkeep,
     pub(crate) set_tmpdir: bool,
+    /// The user and group that commands see themselves as.
+    pub(crate) user_id: u32,
 }
 
 #[tonic::async_trait]
@@ -44,7 +46,7 @@ impl Runner for RunnerService {
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<RunResponse>, Status> {
         let span = Subject::received(request.metadata()).span();
         let request = request::without_timeout(request.into_inner());
-        let request = request::validate(request, self.set_tmpdir)?;
+        let request = request::validate(request, self.set_tmpdir, self.user_id)?;
         let (alive, dead) = oneshot::channel();
         // Apart from this call: a worker collects outputs after a timeout, too.
         let reclaimed = tokio::spawn(reclaim(self.launcher.clone(), left(&request), dead));

@@ -5,7 +5,7 @@
 //! memory; `execve(2)` gives it memory of its own.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -13,8 +13,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, setsid};
 
 use crate::blame::blame;
+use crate::id_map::{IdPair, map_ids};
 use crate::landlock::Rules;
 use crate::limits::Limits;
+use crate::paths::open_place;
 use crate::plan::Plan;
 use crate::policy::Root;
 use crate::report::StepFailure;
@@ -57,7 +59,11 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
     let arguments = sys::pointers(&texts.arguments);
     let environment = sys::pointers(&texts.environment);
     let mut failed = None;
-    let pid = sys::vfork_run(|| {
+    let namespaces = match start.request.ids {
+        Some(_) => libc::CLONE_NEWUSER,
+        None => 0,
+    };
+    let pid = sys::vfork_run(namespaces, || {
         for (index, step) in start.plan.command.iter().enumerate() {
             let result = match step {
                 Step::Execute => Err(execute(&texts.candidates, &arguments, &environment)),
@@ -93,6 +99,10 @@ fn perform(step: &Step, start: &Start<'_>, texts: &Texts) -> nix::Result<()> {
         Step::Session => setsid().map(drop),
         Step::OutOfMemoryFirst => rlimits::be_out_of_memory_first(),
         Step::ResourceLimits(_) => rlimits::apply(start.limits),
+        Step::TakeIdsOfRequest => match start.request.ids {
+            Some(ids) => take_ids(ids, IdPair::same(start.plan.inner_id)),
+            None => Ok(()),
+        },
         Step::DropCapabilities => {
             sys::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS)?;
             sys::clear_ambient()?;
@@ -108,6 +118,19 @@ fn perform(step: &Step, start: &Start<'_>, texts: &Texts) -> nix::Result<()> {
         Step::EnterSeccomp => sys::set_seccomp(start.filter),
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// In the user namespace that the command was started in. It has a bounding set of its
+/// own, which is full at first.
+fn take_ids(ids: IdPair, own: IdPair) -> nix::Result<()> {
+    let proc = open_place(c"/proc")?;
+    // Files in /proc of a process that is not dumpable belong to the host's root. The
+    // memory is init's too, but nobody else is in the sandbox yet.
+    sys::prctl(libc::PR_SET_DUMPABLE, 1)?;
+    let mapped = map_ids(proc.as_fd(), "self", ids, own);
+    sys::prctl(libc::PR_SET_DUMPABLE, 0)?;
+    mapped?;
+    sys::empty_bounding_set()
 }
 
 fn descriptors(start: &Start<'_>) -> nix::Result<()> {

@@ -8,14 +8,17 @@ use nix::unistd::write;
 
 /// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct IdPair {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+pub struct IdPair {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's.
+    pub gid: u32,
 }
 
 impl IdPair {
     /// The user and group of the same number.
-    pub(crate) const fn same(id: u32) -> Self {
+    #[must_use]
+    pub const fn same(id: u32) -> Self {
         Self { uid: id, gid: id }
     }
 }

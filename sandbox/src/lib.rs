@@ -65,6 +65,7 @@ pub use attend::attend;
 pub use cgroup::CgroupChoice;
 pub use client::{Client, ClientError, Frame};
 pub use done::{Done, End, Usage};
+pub use id_map::IdPair;
 pub use limits::{Limit, Limits};
 pub use message::{Failure, FailureKind, MessageError, PATH_BYTES, RUN_BYTES, Reply, Request};
 pub use overlay::MOST_LAYERS;

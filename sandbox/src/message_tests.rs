@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::done::{Done, End, Usage};
+use crate::id_map::IdPair;
 use crate::limits::{Limit, Limits};
 use crate::run_request::RunRequest;
 
@@ -21,6 +22,7 @@ fn run() -> RunRequest {
         stdout_path: b"1/stdout".to_vec(),
         stderr_path: b"1/stderr".to_vec(),
         timeout: Some(Duration::from_millis(1500)),
+        ids: Some(IdPair { uid: 7, gid: 0 }),
         limits: {
             let mut limits = Limits::none();
             limits[Limit::Memory] = Some(7);
@@ -177,6 +179,8 @@ fn unusable_requests_are_refused_when_encoding() {
         refused(|r| r.environment[0].0.clear()),
         MessageError::VariableName
     );
+    let no_id = refused(|r| r.ids = Some(IdPair::same(u32::MAX)));
+    assert!(matches!(no_id, MessageError::Unknown { field: "ids", .. }));
     assert!(matches!(
         refused(|r| r.stdout_path = vec![b'a'; PATH_BYTES + 1]),
         MessageError::TooLong {

@@ -429,6 +429,7 @@ fn command(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
         Step::Session,
         Step::OutOfMemoryFirst,
         Step::ResourceLimits(policy.limits.clone()),
+        Step::TakeIdsOfRequest,
     ];
     if held(Protection::NoCapabilities) {
         steps.push(Step::DropCapabilities);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::id_map::IdPair;
 use crate::limits::Limits;
 use crate::message::{MessageError, PATH_BYTES, RUN_BYTES, check};
 use crate::wire::{Reader, Writer};
@@ -47,6 +48,9 @@ pub struct RunRequest {
     pub server_logs_directory: Vec<u8>,
     /// After this time from the start of the command everything is killed.
     pub timeout: Option<Duration>,
+    /// The user and group that the command sees itself as, where not
+    /// [`Policy::inner_id`](crate::Policy). Outside nothing differs.
+    pub ids: Option<IdPair>,
     /// What it wants other than [`Policy::limits`](crate::Policy), within
     /// [`Policy::maximum_limits`](crate::Policy).
     pub limits: Limits,
@@ -78,6 +82,10 @@ impl RunRequest {
         match self.timeout {
             Some(timeout) => writer.u32(1).duration(timeout),
             None => writer.u32(0).duration(Duration::ZERO),
+        };
+        match self.ids {
+            Some(ids) => writer.u32(1).u32(ids.uid).u32(ids.gid),
+            None => writer.u32(0),
         };
         self.limits.write(&mut writer);
         writer.count(self.arguments.len());
@@ -128,6 +136,19 @@ impl RunRequest {
                 });
             }
         };
+        let ids = match reader.u32("ids")? {
+            0 => None,
+            1 => Some(IdPair {
+                uid: reader.u32("user id")?,
+                gid: reader.u32("group id")?,
+            }),
+            value => {
+                return Err(MessageError::Unknown {
+                    field: "ids",
+                    value: value.into(),
+                });
+            }
+        };
         let limits = Limits::read(&mut reader)?;
         let mut arguments = Vec::new();
         for _ in 0..reader.count("arguments")? {
@@ -152,6 +173,7 @@ impl RunRequest {
             stderr_path,
             server_logs_directory,
             timeout,
+            ids,
             limits,
         };
         request.validate()?;
@@ -185,6 +207,15 @@ impl RunRequest {
         }
         for path in &self.lower_directories {
             check("lower directory", path, PATH_BYTES)?;
+        }
+        for id in self.ids.iter().flat_map(|ids| [ids.uid, ids.gid]) {
+            // What stands for no id at all.
+            if id == u32::MAX {
+                return Err(MessageError::Unknown {
+                    field: "ids",
+                    value: id.into(),
+                });
+            }
         }
         if self.arguments.is_empty() {
             return Err(MessageError::NoArguments);

@@ -127,6 +127,9 @@ pub enum Step {
     OutOfMemoryFirst,
     /// Resource limits; the request may move them.
     ResourceLimits(Limits),
+    /// Where the request asks for other ids than those of the sandbox: be these, in a
+    /// user namespace of the command's own.
+    TakeIdsOfRequest,
     /// Give the directories in memory the sizes that the request asks for.
     SizeMemoryDirectories,
     /// Empty every other capability set; being uid 0 means nothing.
@@ -248,6 +251,7 @@ impl fmt::Display for Step {
             Self::OutOfMemoryFirst => f.write_str("be the first to go when memory is short")?,
             Self::ResourceLimits(limits) => write!(f, "set resource limits: {limits}")?,
             Self::SizeMemoryDirectories => f.write_str("size the directories in memory")?,
+            Self::TakeIdsOfRequest => f.write_str("become who the request says, if it does")?,
             Self::DropCapabilities => f.write_str("drop all capabilities")?,
             Self::NoNewPrivileges => f.write_str("renounce new privileges")?,
             Self::EnterLandlock => f.write_str("enter the Landlock domain")?,

@@ -7,7 +7,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sandbox::{Limit, Reply, Request, RunRequest};
+use sandbox::{IdPair, Limit, Reply, Request, RunRequest};
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
     vec(1_u8.., 0..20)
@@ -27,6 +27,7 @@ prop_compose! {
         paths in vec(text(), 7),
         lower_directories in vec(text(), 0..4),
         timeout in proptest::option::of(any::<std::time::Duration>()),
+        ids in proptest::option::of((any::<u32>(), any::<u32>())),
         limits in vec((0..Limit::ALL.len(), any::<u64>()), 0..4),
     ) -> RunRequest {
         let mut request = RunRequest {
@@ -41,6 +42,7 @@ prop_compose! {
             stderr_path: paths[5].clone(),
             server_logs_directory: paths[6].clone(),
             timeout,
+            ids: ids.map(|(uid, gid)| IdPair { uid, gid }),
             ..RunRequest::default()
         };
         for (index, value) in limits {

@@ -12,7 +12,15 @@ use tests::user::As;
 use crate::client::{Project, has_buildstream};
 
 /// The elements of `barn.bst` that run commands.
-const BUILT: [&str; 6] = ["sheaves", "inventory", "census", "house", "guest", "tenant"];
+const BUILT: [&str; 7] = [
+    "sheaves",
+    "inventory",
+    "census",
+    "house",
+    "guest",
+    "tenant",
+    "stranger",
+];
 
 pub fn setup(who: As) -> Setup {
     Setup::new(who).slots(4).arguments(&["--root", "input"])
@@ -58,6 +66,7 @@ fn assert_built(project: &Project, client: &str) {
         ("house.bst", "tmp.txt", "mark\nother\n"),
         ("guest.bst", "tmp.txt", "mark\nother\n"),
         ("tenant.bst", "ids.txt", "0:0\n"),
+        ("stranger.bst", "ids.txt", "1234:0\n"),
     ] {
         let folder = project.checkout(client, element);
         let read = fs::read_to_string(folder.join(file)).expect("a file");

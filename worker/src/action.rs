@@ -306,7 +306,7 @@ impl Executor {
             return Err(Error::Malformed("the command has no arguments"));
         }
         let platform = task.platform.as_ref().or(command.platform.as_ref());
-        promises::check(platform, session.runner.description())?;
+        let ids = promises::keep(platform, session.runner.description())?;
         let mut environment: HashMap<String, String> =
             self.environment.clone().into_iter().collect();
         for variable in &command.environment_variables {
@@ -319,6 +319,7 @@ impl Executor {
             build: String::new(),
             timeout: task.timeout,
             limits: limits::asked(platform, &self.maximum_limits)?,
+            ids,
             overlay: None,
             subject: task.subject(&self.worker),
         })

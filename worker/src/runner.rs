@@ -16,6 +16,7 @@ use proto::wire::runner_extension::{self as extension, DescribeResponse, Reclaim
 use tonic::{Code, Request, Status};
 
 use crate::Error;
+use crate::promises::Ids;
 
 /// How long after an action's timeout our own runner may take to answer before
 /// it is taken for stuck.
@@ -39,6 +40,8 @@ pub(crate) struct Command {
     pub(crate) timeout: Option<Duration>,
     /// Limits other than the runner's own, by name.
     pub(crate) limits: HashMap<String, u64>,
+    /// Only for a runner that announces it.
+    pub(crate) ids: Ids,
     /// What the input root lies over; only for a runner that announces it.
     pub(crate) overlay: Option<extension::Overlay>,
     /// The action that it is of, for the runner's log.
@@ -160,6 +163,8 @@ impl Runner {
             working_directory: command.working_directory,
             timeout: command.timeout.map(proto::messages::duration),
             limits: command.limits,
+            user_id: command.ids.user,
+            group_id: command.ids.group,
             overlay: command.overlay,
         };
         let mut client =

@@ -314,6 +314,8 @@ pub fn with_timeout(request: RunRequest, timeout: Duration) -> runner_extension:
         timeout: Some(proto::messages::duration(timeout)),
         overlay: None,
         limits: HashMap::new(),
+        user_id: None,
+        group_id: None,
     }
 }
 

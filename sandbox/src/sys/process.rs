@@ -70,10 +70,11 @@ pub(crate) fn clone_process(namespaces: libc::c_int) -> Result<Option<(Pid, Owne
 const STACK_BYTES: usize = 512 << 10;
 
 /// Runs `body` in a child that shares this memory, while this process stands
-/// still until the child executes a program or `body` returns.
+/// still until the child executes a program or `body` returns. The child is in new
+/// `namespaces` (`CLONE_NEW*`).
 ///
 /// The caller must have a single thread, and no signal handlers.
-pub(crate) fn vfork_run<F: FnMut()>(mut body: F) -> Result<Pid> {
+pub(crate) fn vfork_run<F: FnMut()>(namespaces: libc::c_int, mut body: F) -> Result<Pid> {
     extern "C" fn trampoline<F: FnMut()>(body: *mut libc::c_void) -> libc::c_int {
         // SAFETY: `body` is the address of the caller's closure, which waits
         // for us in the suspended parent.
@@ -89,7 +90,7 @@ pub(crate) fn vfork_run<F: FnMut()>(mut body: F) -> Result<Pid> {
         libc::clone(
             trampoline::<F>,
             stack.as_mut_ptr().add(stack.len()).cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | namespaces,
             (&raw mut body).cast(),
         )
     };

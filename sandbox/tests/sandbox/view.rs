@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use sandbox::End;
+use sandbox::{End, IdPair, RunRequest};
 
 use crate::farm::{Farm, Mode, shell};
 
@@ -113,4 +113,47 @@ fn nobody_sees_that_an_input_was_read() {
     assert_eq!(farm.output(shell("cat input")), "bytes");
     assert_eq!(file.metadata().unwrap().atime(), 0);
     farm.stop();
+}
+
+/// What the kernel says of a process's privileges.
+const PRIVILEGES: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status";
+
+#[test]
+fn a_command_is_who_its_request_says_and_no_more_privileged() {
+    for mode in Mode::available("a_command_is_who_its_request_says_and_no_more_privileged") {
+        let mut farm = Farm::start(mode, &[]);
+        let usual = farm.output(shell(PRIVILEGES));
+        let owner = |farm: &Farm| {
+            let made = farm.last_directory().join("root/made").metadata().unwrap();
+            (made.uid(), made.gid())
+        };
+        farm.output(shell("touch made"));
+        let usual_owner = owner(&farm);
+        for (uid, gid) in [(77, 88), (0, 1000), (4_000_000_000, 0)] {
+            let run = |script: &str| RunRequest {
+                ids: Some(IdPair { uid, gid }),
+                ..shell(script)
+            };
+            let who = farm.output(run(
+                "id -u; id -g; touch made; stat -c '%u %g' made /proc/self/",
+            ));
+            let own = format!("{uid} {gid}\n");
+            assert_eq!(who, format!("{uid}\n{gid}\n{own}{own}"), "{mode:?}");
+            // Of a range each sandbox has another of its own.
+            if mode != Mode::Range && mode != Mode::Subordinate {
+                assert_eq!(owner(&farm), usual_owner, "{mode:?}");
+            }
+            assert_eq!(farm.output(run(PRIVILEGES)), usual, "{mode:?}");
+            for closed in [
+                "unshare --user true",
+                "cat /proc/1/environ",
+                "setpriv --reuid 1 true",
+            ] {
+                assert_ne!(farm.end(run(closed)), End::Exited(0), "{mode:?} {closed}");
+            }
+        }
+        // The next is as usual.
+        assert_eq!(farm.output(shell("id -u; id -g")), "1000\n1000\n");
+        farm.stop();
+    }
 }

@@ -206,6 +206,7 @@ async fn run(
         build: build.name().into(),
         timeout: Some(TIMEOUT),
         limits: std::collections::HashMap::new(),
+        ids: crate::promises::Ids::default(),
         subject: daemon::Subject::default(),
         overlay: scratch.map(|scratch_directory| Overlay {
             lower_directories: Vec::new(),
