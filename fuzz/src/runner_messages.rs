@@ -1,6 +1,9 @@
 use prost::Message as _;
 use proto::wire::runner_extension::RunRequest;
 
+/// Whom commands see themselves as where a request says nothing.
+const OWN_ID: u32 = 1000;
+
 /// Requests of a worker to the runner: whatever is taken goes on to the launcher as it
 /// was meant, and names nothing outside of the build directory.
 ///
@@ -13,9 +16,13 @@ pub fn runner_messages(input: &[u8]) {
     let Ok(request) = RunRequest::decode(message) else {
         return;
     };
-    let Ok(valid) = runner::validate(request, set_tmpdir % 2 == 1) else {
+    let seen_as = (request.user_id, request.group_id);
+    let Ok(valid) = runner::validate(request, set_tmpdir % 2 == 1, OWN_ID) else {
         return;
     };
+    let ids = valid.ids.map_or((OWN_ID, OWN_ID), |ids| (ids.uid, ids.gid));
+    let (uid, gid) = seen_as;
+    assert_eq!(ids, (uid.unwrap_or(OWN_ID), gid.unwrap_or(OWN_ID)));
     let paths = [
         &valid.working_directory,
         &valid.input_root_directory,
