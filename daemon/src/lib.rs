@@ -57,7 +57,7 @@ pub use error::Error;
 pub use limits::raise_open_files;
 pub use listener::{Listener, listen};
 pub use metrics::Metrics;
-pub use once::Lost;
+pub use once::{Lost, was_not_sent};
 pub use program::run;
 pub use reflection::reflect;
 pub use server::{serve, serve_to_the_end};
@@ -78,6 +78,7 @@ pub fn start() {
 /// As [`start`], for a command whose own output is what people want to see:
 /// without a filter of theirs it logs only what goes wrong.
 pub fn start_quiet() {
+    init::split_off();
     listener::take_inherited();
     telemetry::start("error");
 }

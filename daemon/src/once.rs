@@ -2,19 +2,37 @@
 //!
 //! Where a connection that is lost means that another program may answer the next one,
 //! what was found out about a peer holds for a connection and no longer. So this
-//! channel does not connect again: when its connection is closed, by either end, it is
-//! *lost*, its calls fail with UNAVAILABLE, and whoever wants another makes one.
+//! channel does not connect again: when its connection is closed, by either end, or its
+//! peer takes no more calls by it (GOAWAY; those under way may go on), it is *lost*, its
+//! calls fail, and whoever wants another makes one. A call that fails by
+//! [`was_not_sent`] has not reached the peer.
 
+use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper_util::rt::TokioIo;
+use tonic::Status;
 
 use crate::connection::{CONNECT_TIMEOUT, endpoint};
 use crate::dial::Dialer;
 use crate::transport::With;
 use crate::{Channel, Error, Upstream};
+
+/// Whether a call over such a channel failed because its connection took no more calls.
+#[must_use]
+pub fn was_not_sent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::NotConnected) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
 
 /// Whether a connection is gone.
 #[derive(Clone, Debug, Default)]
@@ -52,11 +70,13 @@ impl Upstream {
         }));
         // The address is the dialer's business; HTTP/2 only wants some authority.
         let endpoint = endpoint("http://localhost")?;
+        let told = lost.clone();
         let connector = tower::service_fn(move |_| {
             let transport = once.take();
-            std::future::ready(
-                transport.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)),
-            )
+            std::future::ready(transport.ok_or_else(|| {
+                told.0.store(true, Ordering::Release);
+                io::Error::from(io::ErrorKind::NotConnected)
+            }))
         });
         let transport = endpoint
             .connect_with_connector(connector)

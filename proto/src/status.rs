@@ -25,6 +25,10 @@ pub const MAXIMUM_MESSAGE: usize = 2 << 10;
 /// header. In messages ([`to_wire`]) they may be of any length.
 pub const MAXIMUM_DETAILS: usize = 4 << 10;
 
+/// The trailing metadata by which a runner says of a command that it was refused before
+/// anything of it was done, so that another may be asked at once.
+pub const NOT_BEGUN: &str = "hayloft-not-begun";
+
 /// What ends a message that was cut.
 const ELLIPSIS: &str = "…";
 

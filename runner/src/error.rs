@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sandbox::{Failure, Limit, MessageError};
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 /// Why the runner does not start, or stopped without being told to.
 #[derive(Debug, thiserror::Error)]
@@ -100,8 +101,12 @@ impl From<Error> for Status {
             Error::Field { .. } | Error::Message(_) | Error::Command(_) | Error::Request(_) => {
                 Self::invalid_argument(message)
             }
-            Error::NotReady(_) | Error::Killed | Error::Stopping | Error::LauncherGone => {
-                Self::unavailable(message)
+            Error::NotReady(_) | Error::Killed | Error::LauncherGone => Self::unavailable(message),
+            Error::Stopping => {
+                let mut status = Self::unavailable(message);
+                let metadata = status.metadata_mut();
+                metadata.insert(proto::status::NOT_BEGUN, MetadataValue::from_static("1"));
+                status
             }
             Error::Pathname(status) | Error::Clean(status) | Error::Installer(status) => {
                 Self::new(status.code(), message)

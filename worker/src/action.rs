@@ -30,7 +30,7 @@ use crate::prepare::Prepared;
 use crate::promises;
 use crate::result::{Moment, Report, browser_link};
 use crate::root::Devices;
-use crate::runner::Command;
+use crate::runner::{Command, Runner};
 use crate::session::Session;
 use crate::space::Space;
 
@@ -186,12 +186,15 @@ impl Executor {
     /// Executes an action and stores its outputs and its result. Whatever goes
     /// wrong is in the response. Dropping the future kills the command and
     /// cleans up.
+    ///
+    /// # Errors
+    /// [`Error::NotBegun`] alone: with another session it can be tried again.
     pub(crate) async fn execute(
         &self,
         task: &Task,
         session: &Session,
         stage: &watch::Sender<Stage>,
-    ) -> ExecuteResponse {
+    ) -> Result<ExecuteResponse, Error> {
         let executing = self.execute_in_context(task, session, stage);
         task.context.clone().scope(executing).await
     }
@@ -201,14 +204,16 @@ impl Executor {
         task: &Task,
         session: &Session,
         stage: &watch::Sender<Stage>,
-    ) -> ExecuteResponse {
+    ) -> Result<ExecuteResponse, Error> {
         let _executing = self.services.metrics.executing();
         let mut report = Report::new(task, &self.worker);
         if let Some(description) = &session.description {
             report.attach(description.clone());
         }
-        if let Err(error) = self.stages(task, session, stage, &mut report).await {
-            report.fail(error);
+        match self.stages(task, session, stage, &mut report).await {
+            Ok(()) => {}
+            Err(error @ Error::NotBegun(_)) => return Err(error),
+            Err(error) => report.fail(error),
         }
         if let Err(error) = self.health.judge(report.output_files()) {
             report.fail(error);
@@ -222,7 +227,7 @@ impl Executor {
         for logger in &self.services.loggers {
             logger.log(task, &response);
         }
-        response
+        Ok(response)
     }
 
     async fn stages(
@@ -268,6 +273,7 @@ impl Executor {
         }
         match ran {
             Ok(ran) => report.ran(ran, start.elapsed(), task.timeout),
+            Err(status) if Runner::has_not_begun(&status) => return Err(Error::NotBegun(status)),
             // What it wrote until then is still wanted.
             Err(status) => report.fail(Error::Runner(status)),
         }

@@ -195,6 +195,9 @@ pub enum Error {
         /// What is wrong with it.
         source: PathError,
     },
+    /// The runner never began with the command: it is stopping, or away.
+    #[error("runner: {}", .0.message())]
+    NotBegun(Status),
     /// The runner refused, failed or is away.
     #[error("runner: {}", .0.message())]
     Runner(Status),
@@ -257,7 +260,7 @@ impl From<Error> for Status {
                     _ => proto::status::missing_blobs(what, blobs),
                 };
             }
-            Error::Runner(status) => {
+            Error::Runner(status) | Error::NotBegun(status) => {
                 // Not passing, as UNAVAILABLE would say: this worker cannot bring
                 // the action to an end, and the scheduler may have another do it.
                 let code = match status.code() {

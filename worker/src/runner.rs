@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use daemon::{Channel, Lost, Subject, Upstream};
+use daemon::{Channel, Lost, Subject, Upstream, was_not_sent};
 use proto::wire::protobuf::Any;
 use proto::wire::runner::runner_client::RunnerClient;
 use proto::wire::runner::{self, CheckReadinessRequest};
@@ -117,6 +117,13 @@ impl Runner {
         status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
     }
 
+    /// Whether a command failed before anything of it was done: the runner was stopping,
+    /// or gone.
+    pub(crate) fn has_not_begun(status: &Status) -> bool {
+        let refused = status.metadata().contains_key(proto::status::NOT_BEGUN);
+        refused || was_not_sent(status)
+    }
+
     /// Asks whether it can run commands, and whether it sees this path below the
     /// build directory.
     ///
@@ -133,7 +140,7 @@ impl Runner {
     /// # Errors
     /// What the runner answers: INVALID_ARGUMENT when the command cannot be
     /// executed. UNAVAILABLE when it is lost. A timeout is
-    /// no error.
+    /// no error. What [`Self::has_not_begun`] says of the failure may be tried again.
     pub(crate) async fn run(&self, command: Command) -> Result<Ran, Status> {
         let ran = if self.description.is_some() {
             self.run_extended(command).await
@@ -141,7 +148,7 @@ impl Runner {
             self.run_plain(command).await
         };
         ran.map_err(|status| {
-            if Self::is_away(&status) {
+            if Self::is_away(&status) && !Self::has_not_begun(&status) {
                 let reason = status.message();
                 Status::unavailable(format!("lost while the command ran: {reason}"))
             } else {

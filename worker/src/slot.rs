@@ -55,9 +55,12 @@ const LONG_POLL: Duration = Duration::from_secs(300);
 /// that an action is no longer wanted is heard at the end of it.
 const BUSY_PAUSE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(250)..=Duration::from_secs(30);
-/// How long an action that was handed out waits for a runner that went away while
-/// there was no work.
-const RECONNECT: Duration = Duration::from_secs(2);
+/// How long an action that was handed out waits for a runner that is away: one that is
+/// replaced comes back. Schedulers miss a worker of which they hear nothing for a minute.
+const RECONNECT: Duration = Duration::from_secs(30);
+/// How often an action is given to a runner that refuses to begin with it. One that is
+/// stopping closes its connection a moment after the first refusal.
+const TRIES: u32 = 5;
 /// How long a stopping slot without a result tries to take its leave.
 const LEAVE: Duration = Duration::from_secs(2);
 /// How long a stopping slot tries to deliver its result: as long as schedulers
@@ -212,13 +215,9 @@ impl Slot {
                 Ok(task) => task,
                 Err(error) => return (refusal(digest, error), false),
             };
-            let session = match self.session().await {
-                Ok(session) => session,
-                Err(error) => return (refusal(digest, error), true),
-            };
             let span = task.subject(&self.executor.worker).span();
             span.in_scope(|| tracing::debug!("executing"));
-            let attending = self.attend(&task, &session, digest.clone());
+            let attending = self.attend_until_begun(&task, &digest);
             match attending.instrument(span).await {
                 Outcome::Completed(response) => {
                     let code = response.status.as_ref().map_or(0, |status| status.code);
@@ -227,8 +226,32 @@ impl Slot {
                         .any(|doubt| *doubt as i32 == code);
                     return (State::Completed(digest, response), doubtful);
                 }
+                Outcome::NotBegun(error) => return (refusal(digest, error), true),
                 Outcome::Idle => return (State::Idle, false),
                 Outcome::Other(other) => wanted = *other,
+            }
+        }
+    }
+
+    /// [`Self::attend`], again where the runner is about to be replaced by another.
+    async fn attend_until_begun(
+        &self,
+        task: &Task,
+        digest: &Option<proto::wire::rev2::Digest>,
+    ) -> Outcome {
+        let mut tries = 0;
+        loop {
+            let session = match self.session().await {
+                Ok(session) => session,
+                Err(error) => return Outcome::NotBegun(error),
+            };
+            tries += 1;
+            match self.attend(task, &session, digest.clone()).await {
+                Outcome::NotBegun(error) if tries < TRIES => {
+                    tracing::debug!(%error, "trying again");
+                    sleep(FIRST_RETRY).await;
+                }
+                outcome => return outcome,
             }
         }
     }
@@ -277,7 +300,10 @@ impl Slot {
         {
             return outcome;
         }
-        Outcome::Completed(Box::new(response))
+        match response {
+            Ok(response) => Outcome::Completed(Box::new(response)),
+            Err(error) => Outcome::NotBegun(error),
+        }
     }
 
     async fn tell(&self, state: State) -> Result<Reply, Status> {
@@ -343,6 +369,8 @@ impl Slot {
 /// How attending to one action ended.
 enum Outcome {
     Completed(Box<ExecuteResponse>),
+    /// Nothing of it was done, for want of a runner.
+    NotBegun(Error),
     /// The scheduler no longer wants it.
     Idle,
     /// The scheduler wants another one instead.

@@ -27,6 +27,8 @@ pub(crate) struct Manners {
     /// Says that it has uids of its own, and takes standard output and error
     /// where they are there already.
     pub(crate) own_uids: bool,
+    /// Refuses the first command of an action, as if it were stopping.
+    pub(crate) stopping: bool,
     /// Does not offer hayloft.runner.v1.
     pub(crate) plain: bool,
 }
@@ -62,6 +64,15 @@ impl FakeRunner {
             && (code == Code::InvalidArgument || !self.refused.swap(true, Ordering::SeqCst))
         {
             return Err(Status::new(code, "cannot find executable"));
+        }
+        if self.manners.stopping
+            && request.arguments != ["./probe"]
+            && !self.refused.swap(true, Ordering::SeqCst)
+        {
+            let mut status = Status::unavailable("stopping");
+            let metadata = status.metadata_mut();
+            metadata.insert(proto::status::NOT_BEGUN, "1".parse().unwrap());
+            return Err(status);
         }
         let path = |relative: &str| self.build_directory.join(relative);
         let failed = |error: std::io::Error| Status::invalid_argument(error.to_string());

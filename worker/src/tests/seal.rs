@@ -10,6 +10,7 @@ const OTHER: Manners = Manners {
     uid: Some(65534),
     refuses: None,
     own_uids: false,
+    stopping: false,
     plain: false,
 };
 

@@ -215,6 +215,34 @@ async fn a_runner_that_dies_costs_the_action_and_not_the_worker() {
 }
 
 #[tokio::test]
+async fn an_action_that_a_stopping_runner_refuses_is_begun_by_the_next() {
+    let stopping = Manners {
+        stopping: true,
+        ..Manners::default()
+    };
+    let mut farm = Farm::new(stopping).await;
+    let response = farm.execute(Input::script("echo once >> out").outputs(&["out"]));
+    let response = response.await;
+    assert_eq!(code(&response), Code::Ok, "{response:?}");
+    let outputs = &response.result.unwrap().output_files;
+    assert_eq!(outputs[0].digest, Some(digest(b"once\n").to_wire()));
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn an_action_waits_for_a_runner_that_is_replaced() {
+    let mut farm = Farm::new(Manners::default()).await;
+    farm.kill_runner();
+    farm.scheduler
+        .hand_out(Input::script("echo again").store(&farm.storage));
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    farm.start_runner(Manners::default());
+    let response = farm.completed().await;
+    assert_eq!(code(&response), Code::Ok, "{response:?}");
+    farm.end().await;
+}
+
+#[tokio::test]
 async fn without_room_on_the_disk_a_slot_asks_for_no_work() {
     let short = format!(r#"{{"minimum_free_space_bytes": {}}}"#, u64::MAX);
     let mut farm = Farm::configured(Manners::default(), &short, "{}").await;

@@ -15,6 +15,7 @@ const PLAIN: Manners = Manners {
     uid: None,
     refuses: None,
     own_uids: false,
+    stopping: false,
     plain: true,
 };
 
