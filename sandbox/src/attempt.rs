@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, pipe};
+use nix::unistd::{ForkResult, Pid, fork, mkdir, pipe};
 
 use crate::paths::open_place;
 use crate::{sys, user_namespace};
@@ -160,16 +161,24 @@ fn enter_user_namespace(range: Option<(u32, u32)>) -> nix::Result<()> {
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(refused)))
 }
 
+/// With what every host has: a container's image may have no directory of its own.
 fn mount_calls() -> nix::Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), "/proc", Some("tmpfs"), flags, None::<&str>)
-        .and_then(|()| nix::mount::umount("/proc"))?;
-    let root = open_place(c"/")?;
-    let tree = sys::clone_tree(root.as_fd(), c"usr")?;
+    mount(Some("tmpfs"), "/proc", Some("tmpfs"), flags, None::<&str>)?;
+    let tried = clone_and_attach();
+    umount2("/proc", MntFlags::MNT_DETACH)?;
+    tried
+}
+
+/// Puts a read-only clone of the file system on `/proc` into a directory of it.
+fn clone_and_attach() -> nix::Result<()> {
+    mkdir("/proc/clone", Mode::S_IRWXU)?;
+    let place = open_place(c"/proc")?;
+    let tree = sys::clone_tree(place.as_fd(), c"")?;
     sys::mount_setattr(tree.as_fd(), sys::READ_ONLY | sys::NO_SUID, 0, true)?;
-    sys::move_mount(tree.as_fd(), root.as_fd(), c"usr")
+    sys::move_mount(tree.as_fd(), place.as_fd(), c"clone")
 }
 
 pub(crate) fn in_child(attempt: impl FnOnce() -> nix::Result<()>) -> i32 {
