@@ -14,6 +14,7 @@ mod attendant;
 mod config;
 mod error;
 mod extension;
+pub mod install;
 mod launcher;
 mod limits;
 mod request;
