@@ -8,7 +8,8 @@
 //! machine's processes and [`mod@wait`] waits for them, [`elf`] makes the smallest
 //! programs there are, [`tls_farm`] is a farm of single programs over TLS, [`skip`] is
 //! how a test says that it cannot run here. [`metrics`] are what a farm's programs count,
-//! [`ran`] is how a foreign client's command ended.
+//! [`ran`] is how a foreign client's command ended, [`yaml`]
+//! reads what deployments are described in.
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,7 @@ pub mod tls_farm;
 pub mod tree;
 pub mod user;
 pub mod wait;
+pub mod yaml;
 
 use std::fs::File;
 use std::io::Read;
