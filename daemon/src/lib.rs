@@ -47,7 +47,7 @@ pub mod upstream;
 mod watched;
 
 pub use address::Address;
-pub use authenticate::Principal;
+pub use authenticate::{AuthenticationPolicy, PeerCredentials, Principal};
 pub use authorize::Authorizer;
 pub use connection::{Channel, connect};
 pub use context::CallContext;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use daemon::duration::Duration;
-use daemon::{Endpoint, Global, Upstream};
+use daemon::{AuthenticationPolicy, Endpoint, Global, Upstream};
 use sandbox::{CgroupChoice, HostIds, Need, Policy, Protection, ServiceHalf};
 use serde::{Deserialize, Serialize};
 
@@ -231,10 +231,35 @@ impl Config {
             return invalid("run_command_cleaner", "names no program");
         }
         self.check_users(as_root)?;
+        self.check_callers(nix::unistd::geteuid().as_raw())?;
         let most = sandbox::most_concurrent(self.pool_size);
         self.maximum_concurrent = Some(self.concurrent(most)?);
         self.policy()?;
         Ok(self)
+    }
+
+    /// Without namespaces commands reach every socket with a path, the runner's as well,
+    /// as the runner's own user (`own`).
+    fn check_callers(&self, own: u32) -> Result<(), StartError> {
+        let protection = Protection::UserNamespace.name();
+        if self.unsafe_protections.get(protection) != Some(&Importance::Off) {
+            return Ok(());
+        }
+        let tells_apart = |server: &Endpoint| match &server.authentication_policy {
+            AuthenticationPolicy::PeerCredentials(allowed) => {
+                allowed.gids.is_empty() && !allowed.uids.contains(&own)
+            }
+            _ => false,
+        };
+        if !self.grpc_servers.iter().all(tells_apart) {
+            return invalid(
+                "grpc_servers",
+                "has one that commands can call, which without namespaces reach it: give each \
+                 an authentication_policy of peer_credentials, with uids and without the \
+                 runner's own",
+            );
+        }
+        Ok(())
     }
 
     /// How many commands run at a time; the launcher can run `most`.
@@ -423,6 +448,27 @@ mod tests {
         for good in [999, 1010] {
             let with = format!(r#"{range}, "service_uid": {good}"#);
             config(&with).effective(true).unwrap();
+        }
+    }
+
+    #[test]
+    fn without_namespaces_commands_cannot_call_the_runner() {
+        let policy = |text: &str| -> Result<(), String> {
+            let mut config = config("");
+            config.unsafe_protections =
+                BTreeMap::from([(Protection::UserNamespace.name().to_owned(), Importance::Off)]);
+            config.grpc_servers[0].authentication_policy = serde_json::from_str(text).unwrap();
+            config.check_callers(7).map_err(|error| error.to_string())
+        };
+        assert_eq!(policy(r#"{"peer_credentials": {"uids": [8, 9]}}"#), Ok(()));
+        for reached in [
+            r#"{"allow": {}}"#,
+            r#"{"peer_credentials": {"uids": [8, 7]}}"#,
+            r#"{"peer_credentials": {"uids": [8], "gids": [8]}}"#,
+            r#"{"any": {"policies": [{"peer_credentials": {"uids": [8]}}]}}"#,
+        ] {
+            let said = policy(reached).unwrap_err();
+            assert!(said.contains("grpc_servers"), "{said}");
         }
     }
 

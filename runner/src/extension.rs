@@ -33,6 +33,10 @@ pub(crate) struct ExtensionService {
 impl RunnerExtension for ExtensionService {
     async fn describe(&self, _: Request<()>) -> Result<Response<DescribeResponse>, Status> {
         let protections = self.launcher.protections();
+        let holds = |wanted| {
+            let mut held = protections.iter().filter(|one| one.held);
+            held.any(|held| held.protection == wanted)
+        };
         let root = match self.root {
             Root::Host => WireRoot::Host,
             Root::Input => WireRoot::Input,
@@ -44,10 +48,9 @@ impl RunnerExtension for ExtensionService {
                 false => 0,
             },
             user_id: Some(self.user_id),
-            any_ids: true,
-            own_uids: protections
-                .iter()
-                .any(|held| held.held && held.protection == sandbox::Protection::OwnUid),
+            // A user namespace of the command's own is what gives it others.
+            any_ids: holds(sandbox::Protection::UserNamespace),
+            own_uids: holds(sandbox::Protection::OwnUid),
             protections: protections
                 .iter()
                 .map(|held| Protection {

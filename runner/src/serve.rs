@@ -7,7 +7,7 @@ use daemon::listener::Socket;
 use daemon::{Diagnostics, Listener, Shutdown};
 use proto::wire::runner::runner_server::RunnerServer;
 use proto::wire::runner_extension::runner_extension_server::RunnerExtensionServer;
-use sandbox::Client;
+use sandbox::{Client, Need, Protection};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
@@ -69,7 +69,12 @@ async fn serve(
     let shutdown = stop_on_signal(launcher.clone()).map_err(StartError::Serve)?;
     let diagnostics = Diagnostics::new(&shutdown);
     diagnostics.serve_on(&config.global, diagnostics_sockets)?;
-    let user_id = config.policy()?.inner_id;
+    let policy = config.policy()?;
+    // Without a user namespace commands see who they are.
+    let user_id = match policy.need(Protection::UserNamespace) {
+        Need::Off => nix::unistd::geteuid().as_raw(),
+        _ => policy.inner_id,
+    };
     let runner = RunnerServer::new(RunnerService {
         launcher: launcher.clone(),
         upkeep: upkeep.clone(),

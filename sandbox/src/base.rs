@@ -43,6 +43,8 @@ const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 pub(crate) struct Base {
     /// The host's `/proc`, in which children's ids are mapped.
     pub(crate) proc: OwnedFd,
+    /// The build directory.
+    pub(crate) build: OwnedFd,
 }
 
 /// A step of the start that failed.
@@ -54,6 +56,12 @@ pub(crate) struct StartFailure {
 
 /// Carries out the steps of [`crate::step::Phase::Start`].
 pub(crate) fn make(plan: &Plan, build_directory: &Path) -> Result<Base, StartFailure> {
+    if !plan.namespaces {
+        return as_it_is(build_directory).map_err(|error| StartFailure {
+            step: "open the build directory".to_owned(),
+            error,
+        });
+    }
     let mut host = None;
     for step in &plan.start {
         perform(step, build_directory, &mut host).map_err(|error| StartFailure {
@@ -64,6 +72,14 @@ pub(crate) fn make(plan: &Plan, build_directory: &Path) -> Result<Base, StartFai
     finish(host).map_err(|error| StartFailure {
         step: "leave the host's root".to_owned(),
         error,
+    })
+}
+
+/// The host's root stays the launcher's.
+fn as_it_is(build_directory: &Path) -> io::Result<Base> {
+    Ok(Base {
+        proc: open_place(c"/proc")?,
+        build: open_place(&c_path(build_directory)?)?,
     })
 }
 
@@ -199,7 +215,10 @@ fn finish(host: Option<Host>) -> io::Result<Base> {
     let site = open_place(c"/proc")?;
     fchdir(&site)?;
     swap_root()?;
-    Ok(Base { proc: host.proc })
+    Ok(Base {
+        proc: host.proc,
+        build: open_place(BUILD)?,
+    })
 }
 
 /// Makes the current directory, a mount, the only root (`pivot_root(2)`, "`pivot_root(".", ".")`").
@@ -259,5 +278,5 @@ fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
-/// Where the build directory is, after [`make`].
-pub(crate) const BUILD: &CStr = c"/build";
+/// Where the build directory is, in the new root.
+const BUILD: &CStr = c"/build";

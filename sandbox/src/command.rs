@@ -6,6 +6,8 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -30,6 +32,8 @@ const SECURE_BITS: libc::c_ulong = 0b1110_1111;
 
 /// What a command is started with.
 pub(crate) struct Start<'a> {
+    /// Where it runs, without namespaces.
+    pub(crate) place: Option<Place<'a>>,
     pub(crate) plan: &'a Plan,
     pub(crate) filter: &'a [seccompiler::sock_filter],
     pub(crate) rules: Option<&'a Rules>,
@@ -37,6 +41,12 @@ pub(crate) struct Start<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) stdout: BorrowedFd<'a>,
     pub(crate) stderr: BorrowedFd<'a>,
+}
+
+/// Where a command is that sees the host's root.
+pub(crate) struct Place<'a> {
+    pub(crate) input: BorrowedFd<'a>,
+    pub(crate) build_directory: &'a Path,
 }
 
 /// What `execve(2)` and `chdir(2)` take, laid out before the process is started.
@@ -55,7 +65,7 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
         errno,
         detail: String::new(),
     };
-    let texts = Texts::new(start.plan.root, start.request).map_err(|errno| failure(0, errno))?;
+    let texts = Texts::new(start).map_err(|errno| failure(0, errno))?;
     let arguments = sys::pointers(&texts.arguments);
     let environment = sys::pointers(&texts.environment);
     let mut failed = None;
@@ -96,7 +106,17 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
 
 fn perform(step: &Step, start: &Start<'_>, texts: &Texts) -> nix::Result<()> {
     match step {
-        Step::Session => setsid().map(drop),
+        Step::Session => {
+            if start.place.is_some() {
+                // Init waits for some.
+                sys::unblock_signals()?;
+            }
+            setsid().map(drop)
+        }
+        Step::EnterInputRoot => {
+            let place = start.place.as_ref().ok_or(Errno::EINVAL)?;
+            nix::unistd::fchdir(place.input)
+        }
         Step::OutOfMemoryFirst => rlimits::be_out_of_memory_first(),
         Step::ResourceLimits(_) => rlimits::apply(start.limits),
         Step::TakeIdsOfRequest => match start.request.ids {
@@ -104,7 +124,11 @@ fn perform(step: &Step, start: &Start<'_>, texts: &Texts) -> nix::Result<()> {
             None => Ok(()),
         },
         Step::DropCapabilities => {
-            sys::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS)?;
+            if start.place.is_none() {
+                // It takes a capability. Where there is none, no_new_privs alone sees to
+                // it that none comes.
+                sys::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS)?;
+            }
             sys::clear_ambient()?;
             sys::set_capabilities(sys::Capabilities::default())
         }
@@ -169,18 +193,31 @@ fn execute(
 }
 
 impl Texts {
-    fn new(root: Root, request: &RunRequest) -> nix::Result<Self> {
+    fn new(start: &Start<'_>) -> nix::Result<Self> {
+        let request = start.request;
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::EINVAL);
-        let mut directory = match root {
-            Root::Host => b"/build/root/".to_vec(),
-            Root::Input => b"/".to_vec(),
+        let mut directory = match (start.plan.root, &start.place) {
+            // It is there already.
+            (_, Some(_)) => b"./".to_vec(),
+            (Root::Host, None) => b"/build/root/".to_vec(),
+            (Root::Input, None) => b"/".to_vec(),
         };
         directory.extend_from_slice(&request.working_directory);
         let program = request.arguments.first().ok_or(Errno::EINVAL)?;
+        let own_temporary = start.place.as_ref().and_then(|place| {
+            let path = &request.temporary_directory;
+            (!path.is_empty()).then(|| {
+                let build = place.build_directory.as_os_str().as_bytes();
+                [b"TMPDIR=", build, b"/", path].concat()
+            })
+        });
         let environment: nix::Result<Vec<_>> = request
             .environment
             .iter()
-            .map(|(name, value)| text(&[name, &b"="[..], value].concat()))
+            .filter(|(name, _)| own_temporary.is_none() || name != b"TMPDIR")
+            .map(|(name, value)| [name, &b"="[..], value].concat())
+            .chain(own_temporary.clone())
+            .map(|variable| text(&variable))
             .collect();
         let arguments: nix::Result<Vec<_>> =
             request.arguments.iter().map(|bytes| text(bytes)).collect();

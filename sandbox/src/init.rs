@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -39,7 +40,7 @@ use crate::report::{Report, StepFailure};
 use crate::run_request::RunRequest;
 use crate::step::{Phase, Step};
 use crate::urgency::Urgency;
-use crate::{mounts, rlimits, sys};
+use crate::{mounts, rlimits, sys, without_namespaces};
 
 /// What a sandbox needs from the launcher, prepared once.
 pub(crate) struct Shared {
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) groups_bound_processes: bool,
     /// Where this process's arguments are.
     pub(crate) arguments: sys::Arguments,
+    /// Where the build directory is, for commands that see the host's root.
+    pub(crate) build_directory: PathBuf,
 }
 
 impl Shared {
@@ -76,12 +79,12 @@ impl Shared {
 }
 
 /// The descriptors that come with a command, in this order.
-struct Assignment {
+pub(crate) struct Assignment {
     memory: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    input: OwnedFd,
-    temporary: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    pub(crate) input: OwnedFd,
+    pub(crate) temporary: Option<OwnedFd>,
 }
 
 /// What grows while a sandbox lives.
@@ -138,10 +141,18 @@ fn live(state: &mut State<'_>) -> Result<Report, StepFailure> {
     }
     run_steps(state, Phase::Request, Some(&assignment))?;
     if let Some(rules) = &mut state.rules {
-        allow_own(rules, state.shared.plan.root, &assignment).map_err(stray)?;
+        match plan.namespaces {
+            true => allow_own(rules, plan.root, &assignment),
+            false => without_namespaces::allow_own(rules, &assignment),
+        }
+        .map_err(stray)?;
     }
     let status = run(state, assignment, &request)?;
-    let usage = reap_all().map_err(stray)?;
+    let usage = match state.shared.plan.namespaces {
+        true => reap_all(),
+        false => without_namespaces::reap_all(state.shared.proc.as_fd()),
+    }
+    .map_err(stray)?;
     Ok(Report::Ended { status, usage })
 }
 
@@ -210,9 +221,27 @@ fn prepare(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
         Step::PrivateTmpfs { path, bytes } => mounts::tmpfs(&format!("/root/{path}"), *bytes),
         Step::PivotRoot => mounts::pivot(root),
         Step::EmptyBoundingSet => sys::empty_bounding_set(),
+        Step::OwnProcessTree => own_process_tree(state),
+        Step::LandlockRules { scopes } if !state.shared.plan.namespaces => {
+            state.rules = Some(without_namespaces::rules(*scopes)?);
+            Ok(())
+        }
+        Step::AllowReading(path) => match (&mut state.rules, place(path)) {
+            (Some(rules), place) => rules.allow_reading(place?.as_fd()),
+            (None, _) => Ok(()),
+        },
+        Step::AllowWriting(path) => match (&mut state.rules, place(path)) {
+            (Some(rules), place) => rules.allow_all(place?.as_fd()),
+            (None, _) => Ok(()),
+        },
         Step::LandlockRules { .. } => landlock_rules(state, step),
         _ => Err(Errno::EINVAL),
     }
+}
+
+fn place(path: &Path) -> nix::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes());
+    open_place(&path.map_err(|_| Errno::EINVAL)?)
 }
 
 fn attach(state: &mut State<'_>, step: &Step, assignment: &Assignment) -> nix::Result<()> {
@@ -288,6 +317,19 @@ fn enter_own_namespaces(state: &State<'_>, inner: u32) -> nix::Result<()> {
     }
 }
 
+/// What [`enter_own_namespaces`] does, but for the namespaces.
+fn own_process_tree(state: &State<'_>) -> nix::Result<()> {
+    let keep = [state.channel.as_raw_fd(), state.shared.proc.as_raw_fd()];
+    sys::close_all_but(&keep)?;
+    sys::default_signal(libc::SIGPIPE)?;
+    sys::unblock_signals()?;
+    umask(Mode::from_bits_truncate(0o022));
+    state.shared.urgency.wait_for_command();
+    prctl::set_name(c"init")?;
+    sys::clear_arguments(state.shared.arguments);
+    without_namespaces::own_process_tree(state.shared.proc.as_fd())
+}
+
 fn landlock_rules(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
     let Step::LandlockRules { scopes } = step else {
         return Err(Errno::EINVAL);
@@ -300,9 +342,7 @@ fn landlock_rules(state: &mut State<'_>, step: &Step) -> nix::Result<()> {
             rules.allow_reading(slash.as_fd())?;
             for step in &state.shared.plan.start {
                 if let Step::BindReadWrite(path) = step {
-                    let path = CString::new(path.as_os_str().as_bytes());
-                    let place = open_place(&path.map_err(|_| Errno::EINVAL)?)?;
-                    rules.allow_all(place.as_fd())?;
+                    rules.allow_all(place(path)?.as_fd())?;
                 }
             }
             for path in [c"/var/tmp", c"/dev/shm", c"/dev/pts"] {
@@ -370,8 +410,15 @@ fn run(
         temporary,
         memory,
     } = assignment;
-    drop((input, temporary, memory));
+    drop((temporary, memory));
+    let plan = &state.shared.plan;
+    let input = (!plan.namespaces).then_some(input);
+    let place = input.as_ref().map(|input| command::Place {
+        input: input.as_fd(),
+        build_directory: &state.shared.build_directory,
+    });
     let pid = command::start(&command::Start {
+        place,
         plan: &state.shared.plan,
         filter: &state.shared.filter,
         rules: state.rules.as_ref(),
@@ -380,7 +427,16 @@ fn run(
         stdout: stdout.as_fd(),
         stderr: stderr.as_fd(),
     })?;
-    drop((stdout, stderr));
+    drop((input, stdout, stderr));
+    if !plan.namespaces {
+        let ended = without_namespaces::wait(state.shared.proc.as_fd(), pid);
+        return ended.map_err(|errno| StepFailure {
+            phase: Phase::Command,
+            step: 0,
+            errno,
+            detail: String::new(),
+        });
+    }
     loop {
         match sys::wait_any() {
             Ok((reaped, status)) if reaped == pid => return Ok(status),

@@ -5,13 +5,16 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 use nix::errno::Errno;
 
 /// The newest ABI whose rights are used where they are.
 const NEWEST: ABI = ABI::V7;
+
+/// The first that knows TCP.
+const TCP: ABI = ABI::V4;
 
 fn errno(error: RulesetError) -> Errno {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
@@ -29,7 +32,7 @@ fn errno(error: RulesetError) -> Errno {
 }
 
 /// With scopes (ABI 6) as far as that level says, if at all.
-fn ruleset(scopes: Option<CompatLevel>) -> Result<RulesetCreated, RulesetError> {
+fn ruleset(scopes: Option<CompatLevel>) -> Result<Ruleset, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V1))?
@@ -41,7 +44,7 @@ fn ruleset(scopes: Option<CompatLevel>) -> Result<RulesetCreated, RulesetError> 
             .scope(Scope::AbstractUnixSocket)?
             .scope(Scope::Signal)?;
     }
-    ruleset.set_compatibility(CompatLevel::BestEffort).create()
+    Ok(ruleset)
 }
 
 /// Takes every right to the file system from this process; descriptors that
@@ -49,6 +52,7 @@ fn ruleset(scopes: Option<CompatLevel>) -> Result<RulesetCreated, RulesetError> 
 /// socket and no process outside either. Needs `no_new_privs`.
 pub(crate) fn forbid_all_files() -> nix::Result<()> {
     ruleset(Some(CompatLevel::BestEffort))
+        .and_then(|ruleset| ruleset.set_compatibility(CompatLevel::BestEffort).create())
         .and_then(|created| created.no_new_privs(false).restrict_self())
         .map(drop)
         .map_err(errno)
@@ -61,6 +65,21 @@ impl Rules {
     /// Nothing allowed yet. With `scopes` the kernel has to have them.
     pub(crate) fn new(scopes: bool) -> nix::Result<Self> {
         ruleset(scopes.then_some(CompatLevel::HardRequirement))
+            .and_then(|ruleset| ruleset.set_compatibility(CompatLevel::BestEffort).create())
+            .map(Self)
+            .map_err(errno)
+    }
+
+    /// The same, and no TCP: neither connecting nor listening.
+    pub(crate) fn without_tcp(scopes: bool) -> nix::Result<Self> {
+        ruleset(scopes.then_some(CompatLevel::HardRequirement))
+            .and_then(|ruleset| {
+                ruleset
+                    .set_compatibility(CompatLevel::HardRequirement)
+                    .handle_access(AccessNet::from_all(TCP))?
+                    .set_compatibility(CompatLevel::BestEffort)
+                    .create()
+            })
             .map(Self)
             .map_err(errno)
     }

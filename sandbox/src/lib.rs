@@ -11,6 +11,11 @@
 //!  service half ── Request ──► launcher ── clone ──► init (pid 1 of a sandbox, made ahead)
 //!               ◄── Reply ───            ◄─ report ─   └─ the command
 //! ```
+//!
+//! # Without namespaces
+//!
+//! Where the host lets nobody make one, a policy may switch all six off. What is left is
+//! Landlock, the system call filter and limits; `without_namespaces.rs` says how.
 
 mod attempt;
 mod attend;
@@ -60,6 +65,7 @@ mod urgency;
 mod user_namespace;
 mod watch;
 mod wire;
+mod without_namespaces;
 
 pub use attend::attend;
 pub use cgroup::CgroupChoice;

@@ -225,12 +225,17 @@ impl Opened {
         } else {
             let path = &of.input_root_directory;
             // Its files may be those of others, who can see when they were read.
-            let (root, input) = directory(build, "input root directory", path, sys::NO_ATIME)?;
+            let (root, input) = if plan.namespaces {
+                directory(build, "input root directory", path, sys::NO_ATIME)?
+            } else {
+                plain_directory(build, "input root directory", path)?
+            };
             (root, input, None)
         };
         let temporary = match &of.temporary_directory[..] {
             b"" => None,
-            path => Some(directory(build, "temporary directory", path, 0)?),
+            path if plan.namespaces => Some(directory(build, "temporary directory", path, 0)?),
+            path => Some(plain_directory(build, "temporary directory", path)?),
         };
         let mut written = Vec::new();
         let limited = [Limit::DiskBytes, Limit::DiskFiles];
@@ -380,6 +385,17 @@ fn directory(
     }
     .map_err(reject)?;
     Ok((directory, tree))
+}
+
+/// Opens a directory, twice: without namespaces it is used where it is.
+fn plain_directory(
+    build: BorrowedFd<'_>,
+    what: &'static str,
+    path: &[u8],
+) -> Result<(OwnedFd, OwnedFd), Rejection> {
+    let reject = |errno| Rejection::new(what, text(path), errno);
+    let open = || paths::open_directory(build, &relative(what, path)?).map_err(reject);
+    Ok((open()?, open()?))
 }
 
 fn output(

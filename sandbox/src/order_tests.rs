@@ -29,6 +29,7 @@ fn plan() -> Plan {
         prepare: Vec::new(),
         request: Vec::new(),
         command: Vec::new(),
+        namespaces: true,
         protections: Vec::new(),
         root: Root::Input,
         host_ids: HostIds::SameUser,
@@ -85,6 +86,7 @@ fn ready(pidfd: BorrowedFd<'_>, cgroup: Option<Cgroup>) -> (Sandbox, OwnedFd) {
         silent: false,
         mount_map: None,
         cgroup,
+        has_pid_namespace: true,
     };
     (sandbox, theirs)
 }

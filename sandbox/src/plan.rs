@@ -15,6 +15,7 @@ use crate::policy_check;
 use crate::probe::{Feature, Probe};
 use crate::step::{Phase, Step};
 use crate::subordinate::Subordinate;
+use crate::without_namespaces::LANDLOCK_ABI;
 
 /// Whether a protection holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +43,6 @@ pub enum Refusal {
         /// How to get it.
         remedy: String,
     },
-    /// A protection that the sandbox is made of was switched off.
-    #[error("{0} cannot be switched off: the sandbox is made of it")]
-    Structural(Protection),
     /// One protection rests on another that was switched off.
     #[error("{protection} needs {needs}, which is off; switch both off or none")]
     Depends {
@@ -79,6 +77,8 @@ pub struct Plan {
     pub request: Vec<Step>,
     /// By the process that becomes the command.
     pub command: Vec<Step>,
+    /// Whether sandboxes are made of namespaces.
+    pub namespaces: bool,
     /// Every protection, held or not.
     pub protections: Vec<Held>,
     /// What the command sees as `/`.
@@ -133,17 +133,32 @@ impl Plan {
             }
             protections.push(held);
         }
-        check_host(policy, probe)?;
+        let namespaces = policy.need(Protection::UserNamespace) != Need::Off;
+        if namespaces {
+            check_host(policy, probe)?;
+        } else {
+            check_without_namespaces(probe)?;
+        }
         let held = |wanted| {
             protections
                 .iter()
                 .any(|h: &Held| h.protection == wanted && h.held)
         };
         Ok(Self {
-            start: start(policy, probe, &held),
-            prepare: prepare(policy, probe, &held),
-            request: request(policy, &held),
+            start: match namespaces {
+                true => start(policy, probe, &held),
+                false => Vec::new(),
+            },
+            prepare: match namespaces {
+                true => prepare(policy, probe, &held),
+                false => prepare_without_namespaces(policy, probe, &held),
+            },
+            request: match namespaces {
+                true => request(policy, &held),
+                false => Vec::new(),
+            },
             command: command(policy, &held),
+            namespaces,
             protections,
             root: policy.root,
             host_ids: policy.host_ids,
@@ -249,6 +264,25 @@ fn check_host(policy: &Policy, probe: &Probe) -> Result<(), Refusal> {
                 remedy,
             });
         }
+    }
+    Ok(())
+}
+
+fn check_without_namespaces(probe: &Probe) -> Result<(), Refusal> {
+    if probe.uid == 0 {
+        return Err(Refusal::Policy(
+            "without namespaces the runner must not be root",
+        ));
+    }
+    if probe.landlock_abi < LANDLOCK_ABI {
+        let abi = probe.landlock_abi;
+        return Err(Refusal::Missing {
+            protection: Protection::LandlockFiles,
+            why: format!(
+                "without namespaces Landlock's ABI has to be {LANDLOCK_ABI}, and is {abi}"
+            ),
+            remedy: "use Linux 6.7 or newer".to_owned(),
+        });
     }
     Ok(())
 }
@@ -377,6 +411,22 @@ fn prepare(policy: &Policy, probe: &Probe, held: &dyn Fn(Protection) -> bool) ->
     steps
 }
 
+/// Of a sandbox that is a process like others, and sees what those see.
+fn prepare_without_namespaces(
+    policy: &Policy,
+    probe: &Probe,
+    held: &dyn Fn(Protection) -> bool,
+) -> Vec<Step> {
+    let mut steps = vec![Step::OwnProcessTree];
+    steps.extend(landlock_rules(held));
+    let places = probe.userland.iter().map(|(path, _)| path);
+    let places = places.chain(&policy.read_only_binds);
+    steps.extend(places.cloned().map(Step::AllowReading));
+    let places = policy.read_write_binds.iter().cloned();
+    steps.extend(places.map(Step::AllowWriting));
+    steps
+}
+
 /// Whether networks are made by the launcher and used again while untouched. It must
 /// have the right to enter them and to bring loopback up there; and the filter must
 /// hold, since sockets of other families than it allows leave other traces.
@@ -425,11 +475,15 @@ fn landlock_rules(held: &dyn Fn(Protection) -> bool) -> Option<Step> {
 }
 
 fn command(policy: &Policy, held: &dyn Fn(Protection) -> bool) -> Vec<Step> {
+    let namespaces = held(Protection::UserNamespace);
     let mut steps = vec![
         Step::Session,
         Step::OutOfMemoryFirst,
         Step::ResourceLimits(policy.limits.clone()),
-        Step::TakeIdsOfRequest,
+        match namespaces {
+            true => Step::TakeIdsOfRequest,
+            false => Step::EnterInputRoot,
+        },
     ];
     if held(Protection::NoCapabilities) {
         steps.push(Step::DropCapabilities);

@@ -163,7 +163,10 @@ fn senseless_policies_are_refused() {
     };
     assert_eq!(
         plan(&|p| p.set_need(Protection::PidNamespace, Need::Off)),
-        Refusal::Structural(Protection::PidNamespace)
+        Refusal::Depends {
+            protection: Protection::UserNamespace,
+            needs: Protection::PidNamespace
+        }
     );
     assert_eq!(
         plan(&|p| p.set_need(Protection::NoNewPrivileges, Need::Off)),
@@ -259,4 +262,68 @@ fn every_step_and_protection_prints_as_one_line() {
         let of_host = protection == Protection::ProtectedHardlinks;
         assert_eq!(given, !of_host, "{protection}");
     }
+}
+
+/// A policy without any namespace, changed in this way, of a user on a host that allows
+/// none.
+fn without_namespaces(change: impl Fn(&mut Policy)) -> Result<Plan, Refusal> {
+    let mut policy = Policy::new(Root::Host, HostIds::SameUser);
+    for protection in Protection::ALL {
+        if protection.is_namespace() {
+            policy.set_need(protection, Need::Off);
+        }
+    }
+    change(&mut policy);
+    let mut probe = host(&[
+        Feature::UserNamespace,
+        Feature::MountNamespace,
+        Feature::MountCalls,
+        Feature::OwnProc,
+    ]);
+    probe.uid = 1000;
+    Plan::new(&policy, &probe)
+}
+
+#[test]
+fn without_namespaces_landlock_and_the_filter_are_left() {
+    let plan = without_namespaces(|_| ()).unwrap();
+    assert!(!plan.namespaces);
+    for protection in [
+        Protection::LandlockFiles,
+        Protection::LandlockScopes,
+        Protection::Seccomp,
+        Protection::NoNewPrivileges,
+    ] {
+        assert!(plan.holds(protection), "{protection}");
+    }
+    assert!(plan.start.is_empty() && plan.request.is_empty());
+    let place = position(&plan.command, |s| *s == Step::EnterInputRoot);
+    assert!(place < position(&plan.command, |s| *s == Step::Descriptors));
+}
+
+#[test]
+fn without_namespaces_nothing_that_keeps_commands_apart_can_be_missing() {
+    let refused = |change: &dyn Fn(&mut Policy)| without_namespaces(change).unwrap_err();
+    for protection in Protection::ALL.into_iter().filter(|p| p.is_namespace()) {
+        let refusal = refused(&|p| p.set_need(protection, Need::Required));
+        assert!(matches!(refusal, Refusal::Depends { .. }), "{protection}");
+    }
+    let changes: [&dyn Fn(&mut Policy); 4] = [
+        &|p| p.root = Root::Input,
+        &|p| p.host_ids = RANGE,
+        &|p| p.set_need(Protection::LandlockFiles, Need::BestEffort),
+        &|p| p.symlink_temporary_directories = vec!["/scratch".into()],
+    ];
+    for change in changes {
+        assert!(matches!(refused(change), Refusal::Policy(_)));
+    }
+    let mut policy = Policy::new(Root::Host, HostIds::SameUser);
+    for protection in Protection::ALL.into_iter().filter(|p| p.is_namespace()) {
+        policy.set_need(protection, Need::Off);
+    }
+    // Root could do without all that Landlock leaves.
+    assert!(matches!(
+        Plan::new(&policy, &host(&[])),
+        Err(Refusal::Policy(_))
+    ));
 }

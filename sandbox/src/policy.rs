@@ -83,14 +83,25 @@ impl Protection {
         Self::ALL.into_iter().find(|p| p.name() == name)
     }
 
-    /// Whether a sandbox of this kind cannot be made without it: its reaper,
-    /// its root and its mounts rest on it.
+    /// Whether a sandbox is made of it: its reaper, its root and its mounts rest on
+    /// all of these. Without them commands run
+    /// [without namespaces](crate#without-namespaces).
     #[must_use]
     pub const fn is_structural(self) -> bool {
         matches!(
             self,
             Self::UserNamespace | Self::MountNamespace | Self::PidNamespace
         )
+    }
+
+    /// Whether it is a namespace, which takes a user namespace to be made.
+    #[must_use]
+    pub const fn is_namespace(self) -> bool {
+        self.is_structural()
+            || matches!(
+                self,
+                Self::IpcNamespace | Self::UtsNamespace | Self::NetworkNamespace
+            )
     }
 }
 

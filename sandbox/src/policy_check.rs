@@ -6,12 +6,45 @@ use crate::limits::Limit;
 use crate::plan::Refusal;
 use crate::policy::{HostIds, Need, Policy, Protection, Root};
 
+/// What else a policy without namespaces must be.
+fn without_namespaces(policy: &Policy) -> Result<(), Refusal> {
+    if policy.root != Root::Host {
+        return Err(Refusal::Policy(
+            "an input root cannot be the root without namespaces",
+        ));
+    }
+    if policy.host_ids != HostIds::SameUser {
+        return Err(Refusal::Policy(
+            "host uids other than the runner's cannot be had without namespaces",
+        ));
+    }
+    if policy.need(Protection::LandlockFiles) != Need::Required {
+        return Err(Refusal::Policy(
+            "without namespaces landlock_files is what keeps commands apart: it must be \
+             required",
+        ));
+    }
+    if !policy.symlink_temporary_directories.is_empty() {
+        return Err(Refusal::Policy(
+            "without namespaces there is no /tmp that directories could lead to",
+        ));
+    }
+    Ok(())
+}
+
 /// Refuses what contradicts itself.
 pub(crate) fn check(policy: &Policy) -> Result<(), Refusal> {
-    for protection in Protection::ALL {
-        if protection.is_structural() && policy.need(protection) == Need::Off {
-            return Err(Refusal::Structural(protection));
+    let is_off = |protection: &Protection| policy.need(*protection) == Need::Off;
+    let mut namespaces = Protection::ALL.into_iter().filter(|p| p.is_namespace());
+    if let Some(off) = namespaces.clone().find(|p| p.is_structural() && is_off(p)) {
+        // A sandbox is made of namespaces, or of none.
+        if let Some(protection) = namespaces.find(|protection| !is_off(protection)) {
+            return Err(Refusal::Depends {
+                protection,
+                needs: off,
+            });
         }
+        without_namespaces(policy)?;
     }
     // Without capabilities the kernel lets a process restrict itself only
     // after no_new_privs.

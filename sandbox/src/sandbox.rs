@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
@@ -28,7 +29,7 @@ use crate::policy::HostIds;
 use crate::rejection::Rejection;
 use crate::report::Report;
 use crate::watch::Watch;
-use crate::{mount_map, sys};
+use crate::{mount_map, sys, without_namespaces};
 
 #[derive(Debug)]
 pub(crate) enum State {
@@ -70,6 +71,7 @@ pub(crate) struct Sandbox {
     pub(crate) mount_map: Option<OwnedFd>,
     /// Its control group.
     pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) has_pid_namespace: bool,
 }
 
 /// Why a sandbox did not take an order.
@@ -88,7 +90,11 @@ impl Sandbox {
         cgroup: Option<Cgroup>,
         host_id: u32,
     ) -> nix::Result<Self> {
-        let clone = || clone(cgroup.as_ref());
+        let namespaces = match shared.plan.namespaces {
+            true => libc::CLONE_NEWUSER | libc::CLONE_NEWPID,
+            false => 0,
+        };
+        let clone = || clone(namespaces, cgroup.as_ref());
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -134,6 +140,7 @@ impl Sandbox {
             silent: false,
             mount_map: None,
             cgroup,
+            has_pid_namespace: shared.plan.namespaces,
         };
         if let HostIds::Range { .. } = shared.plan.host_ids
             && let Err(errno) = sandbox.map(shared)
@@ -167,10 +174,15 @@ impl Sandbox {
         Ok(())
     }
 
-    /// SIGKILL to its init: everything in it dies.
+    /// SIGKILL to its init: everything in it dies. Without a pid namespace init has to
+    /// see to that itself, once there is a command.
     pub(crate) fn kill(&self) {
+        let signal = match self.state {
+            State::Running(_) if !self.has_pid_namespace => without_namespaces::KILL_ALL,
+            _ => Signal::SIGKILL,
+        };
         // ESRCH: it is dead already, and about to be reaped.
-        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), signal as libc::c_int);
     }
 
     /// Ends one that has limits of a command that it will not run: no other may have
@@ -290,8 +302,7 @@ impl Sandbox {
 /// File systems tell time by a clock that lags, in nanoseconds.
 const CLOCK: i128 = 20_000_000;
 
-fn clone(cgroup: Option<&Cgroup>) -> nix::Result<Option<(Pid, OwnedFd)>> {
-    let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
+fn clone(namespaces: libc::c_int, cgroup: Option<&Cgroup>) -> nix::Result<Option<(Pid, OwnedFd)>> {
     let Some(cgroup) = cgroup else {
         return sys::clone_process(namespaces);
     };

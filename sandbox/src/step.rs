@@ -116,6 +116,12 @@ pub enum Step {
     PivotRoot,
     /// Empty the bounding set, which needs a capability itself.
     EmptyBoundingSet,
+    /// Without namespaces: be told of all that the command leaves behind, and end it.
+    OwnProcessTree,
+    /// Without namespaces: let the command read below this path.
+    AllowReading(PathBuf),
+    /// Without namespaces: let the command do what it likes below this path.
+    AllowWriting(PathBuf),
     /// Prepare the Landlock rules.
     LandlockRules {
         /// With scopes (ABI 6).
@@ -130,6 +136,8 @@ pub enum Step {
     /// Where the request asks for other ids than those of the sandbox: be these, in a
     /// user namespace of the command's own.
     TakeIdsOfRequest,
+    /// Without namespaces: change to the input root, wherever that is.
+    EnterInputRoot,
     /// Give the directories in memory the sizes that the request asks for.
     SizeMemoryDirectories,
     /// Empty every other capability set; being uid 0 means nothing.
@@ -247,6 +255,10 @@ impl fmt::Display for Step {
             Self::PivotRoot => f.write_str("make the new root the only one")?,
             Self::EmptyBoundingSet => f.write_str("empty the capability bounding set")?,
             Self::LandlockRules { .. } => f.write_str("prepare the Landlock rules")?,
+            Self::OwnProcessTree => f.write_str("become whose orphans the command's are")?,
+            Self::AllowReading(path) => write!(f, "allow reading {}", path.display())?,
+            Self::AllowWriting(path) => write!(f, "allow writing {}", path.display())?,
+            Self::EnterInputRoot => f.write_str("change to the input root")?,
             Self::Session => f.write_str("start a session")?,
             Self::OutOfMemoryFirst => f.write_str("be the first to go when memory is short")?,
             Self::ResourceLimits(limits) => write!(f, "set resource limits: {limits}")?,

@@ -255,6 +255,17 @@ pub(crate) fn wait_any() -> Result<(Pid, libc::c_int)> {
     Errno::result(pid).map(|pid| (Pid::from_raw(pid), status))
 }
 
+/// As [`wait_any`], but does not wait: nothing where no child has ended.
+pub(crate) fn wait_any_now() -> Result<Option<(Pid, libc::c_int)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    match Errno::result(pid) {
+        Ok(0) | Err(Errno::ECHILD) => Ok(None),
+        pid => pid.map(|pid| Some((Pid::from_raw(pid), status))),
+    }
+}
+
 /// Waits for one child: its raw wait status and what it and all that it waited
 /// for used.
 pub(crate) fn wait_with_usage(pid: Pid) -> Result<(libc::c_int, libc::rusage)> {

@@ -34,7 +34,6 @@ use crate::limits::Limit;
 use crate::message::Reply;
 use crate::network::Networks;
 use crate::order::Order;
-use crate::paths::open_place;
 use crate::plan::Plan;
 use crate::policy::Protection;
 use crate::report::StepFailure;
@@ -166,7 +165,7 @@ pub(crate) fn run(
     } else {
         None
     };
-    let build = open_place(base::BUILD).map_err(errno("open the build directory"))?;
+    let build = base.build;
     let worker = mount_map::owner(build.as_fd());
     let urgency = Urgency::own().map_err(errno("learn the own priority"))?;
     // Sandboxes begin as copies of this process.
@@ -190,6 +189,7 @@ pub(crate) fn run(
             arguments,
             urgency,
             groups_bound_processes,
+            build_directory: config.build_directory,
         },
         build,
         pool_size: config.pool_size,

@@ -192,4 +192,21 @@ fn what_a_configured_policy_gives_up_is_left_out_and_told() {
     let lacking = [Feature::Seccomp, Feature::LandlockScopes];
     let probe = host(0, &lacking, Surroundings::default());
     check("reduced-refused", &policy, &probe);
+    // In a container whose runtime lets nobody make namespaces.
+    let mut policy = Policy::new(Root::Host, HostIds::SameUser);
+    for protection in Protection::ALL {
+        if protection.is_namespace() {
+            policy.set_need(protection, Need::Off);
+        }
+    }
+    let lacking = [
+        Feature::UserNamespace,
+        Feature::MountNamespace,
+        Feature::PidNamespace,
+        Feature::MountCalls,
+        Feature::OwnProc,
+    ];
+    let mut probe = host(65534, &lacking, Surroundings::default());
+    probe.landlock_abi = 7;
+    check("without-namespaces", &policy, &probe);
 }

@@ -14,6 +14,7 @@ mod other_user;
 mod overlay;
 mod subordinate;
 mod view;
+mod without_namespaces;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
