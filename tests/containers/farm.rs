@@ -38,9 +38,15 @@ const STORAGE: &str = "storage";
 impl Farm {
     /// Starts an example and waits until it takes work.
     pub fn start(example: &str) -> Self {
+        Self::start_changed(example, |_| ())
+    }
+
+    /// As [`Self::start`], with something changed in the example.
+    pub fn start_changed(example: &str, change: impl FnOnce(&mut File)) -> Self {
         let engine = Engine::shared();
         images::make(&engine);
         let mut file = File::example(example);
+        change(&mut file);
         if file.services.contains_key(STORAGE) {
             stand_in_for_storage(&mut file);
         }

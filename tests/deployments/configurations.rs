@@ -25,7 +25,15 @@ fn every_program_takes_its_configuration() {
         let _ = Ran::of(check.args([&role, "--check"]).arg(&copy)).assert(0, &["{"]);
         roles.push(role);
     }
-    assert_eq!(roles, ["runner", "runner", "scheduler", "worker", "worker"]);
+    let known = [
+        "runner",
+        "runner",
+        "runner",
+        "scheduler",
+        "worker",
+        "worker",
+    ];
+    assert_eq!(roles, known);
 }
 
 /// Buildbarn's own program is not here to read them: that they evaluate, and name the
