@@ -69,6 +69,10 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Pid, StepFailure> {
     let arguments = sys::pointers(&texts.arguments);
     let environment = sys::pointers(&texts.environment);
     let mut failed = None;
+    if start.place.is_some() && start.request.ids.is_some() {
+        // They take a user namespace. The runner says that it has no others.
+        return Err(failure(0, Errno::ENOTSUP));
+    }
     let namespaces = match start.request.ids {
         Some(_) => libc::CLONE_NEWUSER,
         None => 0,

@@ -92,6 +92,17 @@ fn what_is_not_theirs_is_closed_to_commands() {
     farm.stop();
 }
 
+#[test]
+fn nobody_is_somebody_else() {
+    let mut farm = start();
+    let mut run = shell("id");
+    run.ids = Some(sandbox::IdPair { uid: 0, gid: 0 });
+    assert_eq!(farm.failure(run).kind, sandbox::FailureKind::Sandbox);
+    let uid = farm.output(shell("id -u"));
+    assert!(farm.owns(uid.trim().parse().unwrap()), "{uid}");
+    farm.stop();
+}
+
 const DAEMON: &str = "setsid sh -c 'trap \"\" TERM HUP; (sleep SPAN & wait) & wait' & \
                       until grep -qs SPAN /proc/[0-9]*/cmdline; do :; done; touch started; ";
 
