@@ -127,9 +127,12 @@ pub fn bind(address: &Address) -> Result<Socket, Error> {
     })
 }
 
-/// `:PORT` is every address of the host: also those of IPv4, which a socket of IPv6
-/// takes as well, and those alone where the host has no IPv6.
-fn bind_tcp(host_port: &str) -> io::Result<net::TcpListener> {
+/// Listens on `HOST:PORT`. `:PORT` is every address of the host: also those of IPv4,
+/// which a socket of IPv6 takes as well, and those alone where the host has no IPv6.
+///
+/// # Errors
+/// The host cannot be resolved, or the address not be had.
+pub fn bind_tcp(host_port: &str) -> io::Result<net::TcpListener> {
     if host_port.starts_with(':') {
         net::TcpListener::bind(format!("[::]{host_port}"))
             .or_else(|_| net::TcpListener::bind(format!("0.0.0.0{host_port}")))

@@ -60,7 +60,7 @@ pub struct Up {
     /// Where the farm keeps its state [default: $XDG_DATA_HOME/hayloft].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Where clients connect.
+    /// Where clients connect; :PORT is every address of this host.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8980")]
     pub listen: String,
     /// How many actions run at a time [default: the number of processors].

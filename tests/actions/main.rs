@@ -8,6 +8,7 @@ mod cache;
 mod command;
 mod ending;
 mod input_root;
+mod listening;
 mod outputs;
 mod platform;
 

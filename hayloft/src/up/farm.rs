@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use daemon::Address;
+use daemon::listener::bind_tcp;
 use proto::wire::rev2;
 use proto::wire::runner_extension::runner_extension_client::RunnerExtensionClient;
 use rev2::capabilities_client::CapabilitiesClient;
@@ -101,10 +102,14 @@ impl Farm {
         let (front, address) = match &options.listen {
             Listen::Private => (bind(&run, FRONT, &[])?, Address::Unix(run.join(FRONT))),
             Listen::Tcp(address) => {
-                let socket = TcpListener::bind(address)
-                    .with_context(|| format!("cannot listen on {address}"))?;
-                let bound = socket.local_addr()?.to_string();
-                (socket.into(), bound.parse()?)
+                let socket =
+                    bind_tcp(address).with_context(|| format!("cannot listen on {address}"))?;
+                let bound = socket.local_addr()?;
+                let reached = match bound.ip().is_unspecified() {
+                    true => format!("localhost:{}", bound.port()),
+                    false => bound.to_string(),
+                };
+                (socket.into(), reached.parse()?)
             }
         };
         let users = *state.identities();
